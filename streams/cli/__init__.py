@@ -1,0 +1,1 @@
+"""The `design-dedup` command, one file per family of commands."""

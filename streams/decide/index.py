@@ -1,0 +1,112 @@
+"""Nearest rows: the tail in the owner's memory, searched exactly, and the body in the store (rule 6).
+
+With `index = memory` the owner holds the body too and the store is only searched when it starts.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.decide.judge import Entry, Found, row_key
+from streams.decide.rows import Rows, merge
+from streams.decide.store import MOST_HITS, Store
+from streams.events import Picture
+
+
+def vectors_of(pictures: Sequence[Picture]) -> NDArray[np.int16]:
+    """The vectors of some pictures, (n, dim) int16."""
+    return np.stack([np.frombuffer(picture.vector, "<i2") for picture in pictures])
+
+
+class VectorIndex:
+    """Every row of one shard that may exist, by encoder version."""
+
+    def __init__(self, store: Store, shard: int, sealed: int, *, in_memory: bool) -> None:
+        self._store = store
+        self._low = row_key(shard, 0)
+        self._shard = shard
+        self._in_memory = in_memory
+        self._tails: dict[str, Rows] = {}
+        self.sealed = sealed
+
+    def tail_rows(self) -> int:
+        """How many rows are held in memory."""
+        return sum(len(tail) for tail in self._tails.values())
+
+    def load_body(self, encoder: str) -> None:
+        """With `index = memory`: read the sealed rows, once, before the tail is added."""
+        high = row_key(self._shard, self.sealed)
+        if not (self._in_memory and self._store.count(encoder, self._low, high)):
+            return
+        slices = list(self._store.scan(encoder, self._low, high))
+        if slices:
+            keys, vectors = (np.concatenate([part[i] for part in slices]) for i in (0, 1))
+            order = np.argsort(keys)
+            self._tail(encoder, vectors.shape[1]).append(keys[order], vectors[order])
+
+    def _tail(self, encoder: str, dim: int) -> Rows:
+        return self._tails.setdefault(encoder, Rows(dim))
+
+    def add(self, encoder: str, keys: NDArray[np.int64], vectors: NDArray[np.int16]) -> None:
+        """Rows younger than all others."""
+        self._tail(encoder, vectors.shape[1]).append(keys, vectors)
+
+    def add_entries(self, entries: Iterable[Entry]) -> None:
+        """The pictures of some records, in their order."""
+        for entry in entries:
+            pictures = entry.record.pictures
+            if pictures:
+                first = row_key(self._shard, entry.position)
+                keys = np.arange(first, first + len(pictures), dtype=np.int64)
+                self.add(entry.record.encoder, keys, vectors_of(pictures))
+
+    def sizes(self) -> dict[str, int]:
+        """A mark to come back to with `truncate`."""
+        return {encoder: len(tail) for encoder, tail in self._tails.items()}
+
+    def truncate(self, sizes: dict[str, int]) -> None:
+        """Take back the rows added since `sizes`."""
+        for encoder, tail in self._tails.items():
+            tail.truncate(sizes.get(encoder, 0))
+
+    def seal(self, position: int) -> None:
+        """Rows below `position` are in the store now."""
+        self.sealed = position
+        if not self._in_memory:
+            for tail in self._tails.values():
+                tail.drop_below(row_key(self._shard, position))
+
+    def search(self, entries: Sequence[Entry], limit: int) -> list[tuple[Found, ...]]:
+        """For every design, what is near each of its pictures: one call to the store for all, one matrix product."""
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for i, entry in enumerate(entries):
+            groups[entry.record.encoder].append(i)
+        answers: list[tuple[Found, ...]] = [()] * len(entries)
+        for encoder, members in groups.items():
+            queries = np.concatenate([vectors_of(entries[i].record.pictures) for i in members])
+            found, start = self._search(encoder, queries, limit), 0
+            for i in members:
+                end = start + len(entries[i].record.pictures)
+                answers[i], start = tuple(found[start:end]), end
+        return answers
+
+    def _search(self, encoder: str, queries: NDArray[np.int16], limit: int) -> list[Found]:
+        near = self._tail(encoder, queries.shape[1]).search(queries, limit)
+        if self._in_memory or not self.sealed:
+            return near
+        self._store.prepare(encoder, queries.shape[1])
+        high = row_key(self._shard, self.sealed)
+        if limit <= MOST_HITS:
+            body = self._store.search(encoder, queries, limit, self._low, high)
+        else:
+            body = self._search_all(encoder, queries, limit, high)
+        return [merge(*pair) for pair in zip(near, body, strict=True)]
+
+    def _search_all(self, encoder: str, queries: NDArray[np.int16], limit: int, high: int) -> list[Found]:
+        """More rows than the store gives in one answer stand equal (one placeholder picture on thousands of items)."""
+        rows = Rows(queries.shape[1])
+        for keys, vectors in self._store.scan(encoder, self._low, high):
+            rows.append(keys, vectors)
+        return rows.search(queries, limit)

@@ -1,0 +1,114 @@
+"""What exists and what was judged, in the owner's memory; checkpoint.py keeps it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from streams.decide.checkpoint import Change, Checkpoint, TailRow
+from streams.decide.hashes import HashTable
+from streams.decide.judge import NOWHERE, Entry, Key, Outcome, Thing, row_key
+from streams.events import Kind, Picture
+
+
+class State:
+    """The fold's memory of one shard: a World for the judge."""
+
+    def __init__(self, checkpoint: Checkpoint, shard: int) -> None:
+        self._checkpoint = checkpoint
+        self._shard = shard
+        self._things: dict[Key, Thing] = {}
+        self._rows: dict[int, Key] = {}
+        self._pictures: dict[int, int] = {}
+        self._holders: dict[bytes, tuple[int, ...]] = {}
+        self.hashes = HashTable()
+        self.counts: defaultdict[Kind, int] = defaultdict(int)
+        self._changes: dict[Key, Change] = {}
+        self._tail: list[TailRow] = []
+        self._garbage: list[tuple[int, str]] = []
+        for key, thing, pictures in checkpoint.things():
+            self._things[key] = thing
+            if thing.row != NOWHERE:
+                self._born(key, thing, pictures)
+
+    def thing(self, key: Key) -> Thing | None:
+        """What is remembered of an id."""
+        return self._things.get(key)
+
+    def at(self, position: int) -> Key | None:
+        """Who exists with its rows at a position."""
+        return self._rows.get(position)
+
+    def holders(self, digest: bytes) -> Iterable[int]:
+        """The positions of what exists and has a picture of these bytes."""
+        return self._holders.get(digest, ())
+
+    def value(self, key: Key) -> bytes:
+        """The JSON of a design's current verdict; empty when there is none."""
+        change = self._changes.get(key)
+        return change.value if change else self._checkpoint.value(key)
+
+    def encoders(self) -> set[str]:
+        """The encoder versions of what exists."""
+        return {self._things[key].encoder for key in self._rows.values()}
+
+    def rows_below(self, position: int, encoder: str) -> int:
+        """How many rows of what exists lie below a position."""
+        return sum(
+            self._pictures[row]
+            for row, key in self._rows.items()
+            if row < position and self._things[key].encoder == encoder
+        )
+
+    def apply(self, entries: Sequence[Entry], outcome: Outcome, sealing: int) -> None:
+        """The effects of a batch, in memory; `save` writes them. Rows below position `sealing` may be in the store."""
+        at = {entry.position: entry.record for entry in entries}
+        for key, thing in outcome.things.items():
+            before = self._things.get(key)
+            moved = before is None or before.row != thing.row
+            if before is not None and before.row != NOWHERE and moved:
+                self._died(key, before, sealing)
+            # The value first: a later look-up must not see a change without one.
+            value = outcome.values[key] if key in outcome.values else self.value(key)
+            self._things[key] = thing
+            pictures = at[thing.row].pictures if thing.row in at else self._marks(key, thing)
+            self._changes[key] = Change(key, thing, value, pictures)
+            if thing.row != NOWHERE and moved:
+                self._born(key, thing, pictures)
+        self._tail += [
+            TailRow(row_key(self._shard, entries[i].position, n), entries[i].record.encoder, picture.vector)
+            for i in outcome.rows
+            for n, picture in enumerate(entries[i].record.pictures)
+        ]
+        if len(self.hashes) > 2 * sum(self._pictures.values()) + 1024:
+            self.hashes.keep(set(self._rows))
+
+    def _marks(self, key: Key, thing: Thing) -> Sequence[Picture]:
+        if thing.row == NOWHERE:
+            return ()
+        change = self._changes.get(key)
+        return change.marks if change else self._checkpoint.marks(key)
+
+    def _born(self, key: Key, thing: Thing, pictures: Sequence[Picture]) -> None:
+        self._rows[thing.row] = key
+        self._pictures[thing.row] = len(pictures)
+        self.counts[key[0]] += 1
+        self.hashes.add(thing.row, pictures)
+        for digest in set(thing.digests):
+            self._holders[digest] = (*self._holders.get(digest, ()), thing.row)
+
+    def _died(self, key: Key, thing: Thing, sealing: int) -> None:
+        del self._rows[thing.row]
+        pictures = self._pictures.pop(thing.row)
+        self.counts[key[0]] -= 1
+        for digest in set(thing.digests):
+            left = tuple(row for row in self._holders[digest] if row != thing.row)
+            if left:
+                self._holders[digest] = left
+            else:
+                del self._holders[digest]
+        if thing.row < sealing:
+            self._garbage += [(row_key(self._shard, thing.row, n), thing.encoder) for n in range(pictures)]
+
+    def save(self) -> None:
+        """Write what `apply` changed since the last time."""
+        self._checkpoint.commit(self._changes.values(), self._tail, self._garbage)
+        self._changes, self._tail, self._garbage = {}, [], []

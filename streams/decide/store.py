@@ -1,0 +1,241 @@
+"""Where sealed rows lie: Milvus (Lite or Standalone, one code path) or, for unit tests, a dictionary.
+
+A collection holds the rows of one log and one encoder version; its name carries both. A row never changes, so writing
+it twice is harmless. Every error of the client is Retryable: Milvus is a view and may come back at any time.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from pymilvus import DataType, MilvusClient, MilvusException
+
+from streams.decide.judge import Found
+from streams.errors import Retryable
+from streams.events import Kind
+
+T = TypeVar("T")
+MOST_HITS: Final = 16_384
+"""The largest limit Milvus takes."""
+
+# The default keep-alive gets idle channels thrown out ("too_many_pings").
+_CHANNEL: Final = {"grpc.keepalive_permit_without_calls": 0, "grpc.keepalive_time_ms": 2**31 - 1}
+_SCAN: Final = 4096
+
+# pymilvus logs about a hundred lines a failed call, and raises as well.
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A picture of something that exists: key (shard, position, picture), who it is, and its vector (dim,) int16."""
+
+    key: int
+    kind: Kind
+    id: str
+    vector: NDArray[np.int16]
+
+
+class Store(Protocol):
+    """Durable rows of one log, by encoder version. Not thread-safe. Every call may raise Retryable."""
+
+    def prepare(self, encoder: str, dim: int) -> None:
+        """Make the collection unless it is there."""
+
+    def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
+        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high."""
+
+    def write(self, encoder: str, rows: Sequence[Row]) -> None:
+        """Write rows and flush: on return they are durable and seen by a search."""
+
+    def delete(self, encoder: str, keys: Sequence[int]) -> None:
+        """Forget rows."""
+
+    def count(self, encoder: str, low: int, high: int) -> int:
+        """How many rows have low <= key < high; 0 where there is no collection."""
+
+    def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
+        """Every row with low <= key < high, in slices (keys, vectors), in no order."""
+
+    def drop(self) -> None:
+        """Forget every collection of this log."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class MilvusStore:
+    """Rows in Milvus."""
+
+    def __init__(self, uri: str, token: str, timeout_s: float, log_id: str) -> None:
+        self._uri, self._token, self._timeout_s = uri, token, timeout_s
+        self._prefix = f"dedup_{log_id}_"
+        self._client: MilvusClient | None = None
+        self._known: set[str] = set()
+
+    def _call(self, call: Callable[[MilvusClient], T]) -> T:
+        try:
+            if self._client is None:
+                self._client = MilvusClient(
+                    self._uri, token=self._token, timeout=self._timeout_s, grpc_options=dict(_CHANNEL)
+                )
+            return call(self._client)
+        # ValueError: a call on a channel that was closed by a restart of the server.
+        except (MilvusException, grpc.RpcError, OSError, ValueError) as error:
+            self.close()
+            raise Retryable(f"milvus at {self._uri}: {error}") from error
+
+    def _name(self, encoder: str) -> str:
+        return f"{self._prefix}{encoder}"
+
+    def prepare(self, encoder: str, dim: int) -> None:
+        """Make the collection unless it is there."""
+        name = self._name(encoder)
+        if name in self._known:
+            return
+
+        def make(client: MilvusClient) -> None:
+            if not client.has_collection(name):
+                schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+                schema.add_field("pk", DataType.INT64, is_primary=True)
+                schema.add_field("kind", DataType.INT8)
+                schema.add_field("id", DataType.VARCHAR, max_length=1024)
+                schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+                index = client.prepare_index_params()
+                # Exact: the fold promises the neighbours, not most of them.
+                index.add_index(field_name="vector", index_type="FLAT", metric_type="IP")
+                client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
+            client.load_collection(name)
+
+        self._call(make)
+        self._known.add(name)
+
+    def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
+        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high."""
+
+        def search(client: MilvusClient) -> list[list[dict[str, Any]]]:
+            answer: list[list[dict[str, Any]]] = client.search(
+                self._name(encoder), data=list(queries.astype(np.float32)), anns_field="vector", limit=limit,
+                filter=f"pk >= {low} and pk < {high}", search_params={"metric_type": "IP"}, timeout=self._timeout_s,
+            )  # fmt: skip
+            return answer
+
+        answer = self._call(search)
+        if len(answer) != len(queries):
+            raise Retryable(f"milvus answered {len(answer)} of {len(queries)} queries")
+        found = []
+        for hits in answer:
+            scores = np.fromiter((round(hit["distance"]) for hit in hits), np.int64, len(hits))
+            keys = np.fromiter((hit["pk"] for hit in hits), np.int64, len(hits))
+            found.append(Found(scores, keys, int(scores.min()) if len(hits) == limit else None))
+        return found
+
+    def write(self, encoder: str, rows: Sequence[Row]) -> None:
+        """Write rows and flush: on return they are durable and seen by a search."""
+        data = [
+            {"pk": row.key, "kind": int(row.kind == "design"), "id": row.id, "vector": row.vector.astype(np.float32)}
+            for row in rows
+        ]
+        self._call(lambda client: client.upsert(self._name(encoder), data, timeout=self._timeout_s))
+        self._call(lambda client: client.flush(self._name(encoder), timeout=self._timeout_s))
+
+    def delete(self, encoder: str, keys: Sequence[int]) -> None:
+        """Forget rows."""
+        self._call(lambda client: client.delete(self._name(encoder), ids=list(keys), timeout=self._timeout_s))
+
+    def count(self, encoder: str, low: int, high: int) -> int:
+        """How many rows have low <= key < high; 0 where there is no collection."""
+        name = self._name(encoder)
+
+        def count(client: MilvusClient) -> int:
+            if not client.has_collection(name):
+                return 0
+            answer = client.query(name, filter=f"pk >= {low} and pk < {high}", output_fields=["count(*)"])
+            return int(answer[0]["count(*)"])
+
+        return self._call(count)
+
+    def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
+        """Every row with low <= key < high, in slices (keys, vectors), in no order."""
+        iterator = self._call(
+            lambda client: client.query_iterator(
+                self._name(encoder),
+                batch_size=_SCAN,
+                filter=f"pk >= {low} and pk < {high}",
+                output_fields=["pk", "vector"],
+            )
+        )
+        while rows := self._call(lambda _: iterator.next()):
+            keys = np.fromiter((row["pk"] for row in rows), np.int64, len(rows))
+            yield keys, np.array([row["vector"] for row in rows], np.float32).astype(np.int16)
+        iterator.close()
+
+    def drop(self) -> None:
+        """Forget every collection of this log."""
+        for name in self._call(lambda client: client.list_collections()):
+            if name.startswith(self._prefix):
+                self._call(lambda client, name=name: client.drop_collection(name))  # type: ignore[misc]
+        self._known.clear()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        client, self._client = self._client, None
+        self._known.clear()
+        if client is not None:
+            try:
+                client.close()
+            except (MilvusException, grpc.RpcError, OSError, ValueError):
+                logging.getLogger(__name__).debug("closing a dead client", exc_info=True)
+
+
+class MemoryStore:
+    """The same in a dictionary: the double of unit tests and simulations; nothing is durable."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[int, Row]] = {}
+
+    def prepare(self, encoder: str, dim: int) -> None:
+        """Make the collection unless it is there."""
+        self._rows.setdefault(encoder, {})
+
+    def _between(self, encoder: str, low: int, high: int) -> list[Row]:
+        return [row for key, row in self._rows.get(encoder, {}).items() if low <= key < high]
+
+    def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
+        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high."""
+        rows = self._between(encoder, low, high)
+        found = []
+        for query in queries:
+            ranked = sorted(((int(query.astype(np.int64) @ row.vector), row.key) for row in rows), reverse=True)[:limit]
+            scores, keys = (np.array([hit[i] for hit in ranked], np.int64) for i in (0, 1))
+            found.append(Found(scores, keys, int(scores[-1]) if len(ranked) == limit else None))
+        return found
+
+    def write(self, encoder: str, rows: Sequence[Row]) -> None:
+        """Write rows and flush: on return they are durable and seen by a search."""
+        self._rows[encoder].update((row.key, row) for row in rows)
+
+    def delete(self, encoder: str, keys: Sequence[int]) -> None:
+        """Forget rows."""
+        for key in keys:
+            self._rows[encoder].pop(key, None)
+
+    def count(self, encoder: str, low: int, high: int) -> int:
+        """How many rows have low <= key < high; 0 where there is no collection."""
+        return len(self._between(encoder, low, high))
+
+    def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
+        """Every row with low <= key < high, in slices (keys, vectors), in no order."""
+        for row in self._between(encoder, low, high):
+            yield np.array([row.key]), row.vector[None]
+
+    def drop(self) -> None:
+        """Forget every collection of this log."""
+        self._rows.clear()
+
+    def close(self) -> None:
+        """Let go of connections."""

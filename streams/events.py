@@ -1,0 +1,235 @@
+"""The wire vocabulary: what travels on the topics, and nothing about how it travels.
+
+Public values (`GeneratedDesign`, `CatalogUpdate`, `Verdict`) are JSON; the log's records are MessagePack and internal.
+Vectors are *lattice vectors*: `rint(2048 * unit vector)` as int16. A dot product of two of them is an integer below
+2^24, exact in float32 in any order of summation, so every search gives the same number in any batch.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from streams.errors import Fatal, Invalid
+
+LATTICE: Final = 2048
+UNIT: Final = LATTICE * LATTICE
+"""The similarity 1.0 on the integer scale on which everything is compared."""
+
+MAX_IMAGES: Final = 8
+ID_PATTERN: Final = r"^[^\x00-\x1f\x7f]+$"
+
+Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=ID_PATTERN)]
+Label = Annotated[str, Meta(max_length=200)]
+Word = Literal["accept", "duplicate"]
+Kind = Literal["item", "design"]
+Signal = Literal["vector", "hash", "digest"]
+
+
+class Image(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One picture: `data` (base64 in JSON) or `uri` (`file:`, `http(s):`, `s3:`, `gs:`), exactly one of them."""
+
+    data: bytes | None = None
+    uri: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+Images = Annotated[tuple[Image, ...], Meta(min_length=1, max_length=MAX_IMAGES)]
+
+
+class GeneratedDesign(Struct, frozen=True, omit_defaults=True):
+    """Value of `designs.generated`; the key is its id, a null value withdraws it. Unknown fields are ignored."""
+
+    images: Images
+    category: Label = ""
+    title: Annotated[str, Meta(max_length=2000)] = ""
+    tenant: Label = "default"
+    generator: Label = ""
+    created_at: datetime | None = None
+
+
+class CatalogUpdate(Struct, frozen=True, omit_defaults=True):
+    """Value of `catalog.updates`; the key is the item's id, a null value deletes it.
+
+    `version`: an older one never overwrites a newer one. `design_id`: the design this item was made from.
+    """
+
+    images: Images
+    category: Label = ""
+    title: Annotated[str, Meta(max_length=2000)] = ""
+    tenant: Label = "default"
+    version: Annotated[int, Meta(ge=0)] = 0
+    design_id: Id | None = None
+
+
+class Neighbour(Struct, frozen=True):
+    """What a design was found near to. `similarity` is that of the strongest signal, 0 to 1."""
+
+    id: str
+    kind: Kind
+    similarity: float
+    signal: Signal
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What was said of one revision of a design. The first event of a `verdict_id` is the authoritative one."""
+
+    verdict_id: str
+    design_id: str
+    verdict: Word
+    similarity: float
+    threshold: float
+    neighbours: tuple[Neighbour, ...]
+    category: str
+    title: str = ""
+    tenant: str
+    generator: str
+    encoder_version: str
+    policy_version: str
+    image_digests: tuple[str, ...]
+    position: int
+    shard: int
+    submitted_at_ms: int
+    advisory: bool
+
+
+class Picture(Struct, frozen=True, array_like=True):
+    """What the log keeps of one picture, never the picture itself.
+
+    digest: SHA-256 of the file, 32 bytes. hash: PDQ, 32 bytes. quality: PDQ's, 0 to 100. colour: the mean RGB of a
+    4 x 4 grid, 48 bytes. vector: int16 little-endian lattice vector, `2 * dim` bytes.
+    """
+
+    digest: bytes
+    hash: bytes
+    quality: int
+    colour: bytes
+    vector: bytes
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """What decides. Thresholds are similarities, 0 to 1; distances are whole numbers (bits; levels of 255)."""
+
+    similarity: Annotated[float, Meta(gt=0, le=1)]
+    categories: Mapping[str, Annotated[float, Meta(gt=0, le=1)]] = {}
+    use_digest: bool = True
+    use_hash: bool = True
+    hash_distance: Annotated[int, Meta(ge=0, le=256)] = 0
+    hash_colour: Annotated[int, Meta(ge=0, le=255)] = 0
+    hash_quality: Annotated[int, Meta(ge=0, le=100)] = 100
+    neighbours: Annotated[int, Meta(ge=1, le=20)] = 5
+    advisory: bool = False
+
+    @property
+    def version(self) -> str:
+        """Content hash: the same rules have the same version on every machine."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+
+    def threshold(self, category: str) -> float:
+        """The similarity from which a design of this category is a duplicate."""
+        return self.categories.get(category, self.similarity)
+
+
+class LogRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One record of `dedup.log`: what one source event means, with everything the fold needs.
+
+    src: the offset in the source partition `source` ("topic/partition"); config and ready have none (-1).
+    log_id: of a config record; the one at position 0 names the log.
+    catalog_ends: of the first record, the end of every partition of `catalog.updates` when the log was made.
+    """
+
+    kind: Literal["design", "withdraw", "upsert", "delete", "config", "ready"]
+    id: str = ""
+    source: str = ""
+    src: int = -1
+    pictures: tuple[Picture, ...] = ()
+    encoder: str = ""
+    category: str = ""
+    title: str = ""
+    tenant: str = ""
+    generator: str = ""
+    version: int = 0
+    design_id: str = ""
+    submitted_at_ms: int = 0
+    policy: Policy | None = None
+    log_id: str = ""
+    catalog_ends: Mapping[str, int] = {}
+
+
+_record = msgspec.msgpack.Decoder(LogRecord)
+_design = msgspec.json.Decoder(GeneratedDesign)
+_update = msgspec.json.Decoder(CatalogUpdate)
+_verdict = msgspec.json.Decoder(Verdict)
+
+
+def encode_record(record: LogRecord) -> bytes:
+    """MessagePack of a log record."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode_record(value: bytes) -> LogRecord:
+    """A log record again. The log has one kind of writer, so anything unreadable in it is Fatal."""
+    try:
+        return _record.decode(value)
+    except msgspec.MsgspecError as error:
+        raise Fatal(f"dedup.log holds a record this version cannot read: {error}") from error
+
+
+def encode_event(event: GeneratedDesign | CatalogUpdate | Verdict) -> bytes:
+    """JSON of a public event."""
+    return msgspec.json.encode(event)
+
+
+def decode_verdict(value: bytes) -> Verdict:
+    """A verdict from its JSON; Fatal if it is none, since `designs.verdicts` has no other writer."""
+    try:
+        return _verdict.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Fatal(f"designs.verdicts holds an event that is no verdict: {error}") from error
+
+
+def decode_design(value: bytes) -> GeneratedDesign:
+    """A generated design from its JSON. Invalid: `bad_json`, `bad_event`."""
+    design: GeneratedDesign = _decode(_design, value)
+    return design
+
+
+def decode_update(value: bytes) -> CatalogUpdate:
+    """A catalogue update from its JSON. Invalid: `bad_json`, `bad_event`."""
+    update: CatalogUpdate = _decode(_update, value)
+    return update
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
+    try:
+        event = decoder.decode(value)
+    except msgspec.ValidationError as error:
+        raise Invalid("bad_event", str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid("bad_json", f"the value is not JSON: {error}") from error
+    for number, image in enumerate(event.images):
+        if (image.data is None) == (image.uri is None):
+            raise Invalid("bad_event", f"image {number} needs exactly one of `data` and `uri`")
+    return event
+
+
+def decode_key(key: bytes | None) -> str:
+    """The id that a message's key is. Invalid: `bad_key`."""
+    try:
+        return msgspec.convert((key or b"").decode(), Id)
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Invalid("bad_key", f"the key must be an id of 1 to 256 printable characters: {error}") from error
+
+
+def lattice(vectors: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Unit vectors (n, dim) float32 onto the lattice, (n, dim) int16 in -2048..2048."""
+    return np.rint(vectors * LATTICE).astype("<i2")
+
+
+def verdict_id(log_id: str, shard: int, position: int) -> str:
+    """The name of what was said at a position: the same on every replay."""
+    return hashlib.sha256(f"{log_id}/{shard}/{position}".encode()).hexdigest()[:32]

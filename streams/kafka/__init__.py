@@ -1,0 +1,1 @@
+"""Topics, delivery and the Faust agents: the only rooms that know Kafka."""

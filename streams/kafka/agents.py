@@ -1,0 +1,185 @@
+"""What the Faust agents do with a batch: topic -> stage -> topic, and what becomes a dead letter."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final, Literal
+
+import structlog
+
+from streams import metrics
+from streams.decide.checkpoint import Superseded
+from streams.decide.judge import Entry
+from streams.decide.stage import Shard
+from streams.embed.stage import EmbedStage, SourceEvent
+from streams.errors import Invalid
+from streams.events import LogRecord, encode_record
+from streams.kafka.dead_letters import FloodGate, to_message
+from streams.kafka.delivery import DeliveryApp, Stale
+from streams.kafka.ports import entry_of
+from streams.kafka.producer import Message, Producer
+from streams.kafka.topics import Topics
+from streams.retry import patiently
+
+_log = structlog.get_logger(__name__)
+
+_TAKEOVERS: Final = 5
+"""How often a batch is taken up again after another owner wrote, before that is an error."""
+
+
+class EmbedWork:
+    """Events of one source topic into log records and dead letters."""
+
+    def __init__(
+        self,
+        kind: Literal["design", "item"],
+        stage: EmbedStage,
+        producer: Producer,
+        topics: Topics,
+        tenants: Sequence[str],
+        flood: FloodGate,
+        ready: asyncio.Event,
+    ) -> None:
+        self._kind: Literal["design", "item"] = kind
+        self._stage = stage
+        self._producer = producer
+        self._topics = topics
+        self._shards = {tenant: shard for shard, tenant in enumerate(tenants)}
+        self._flood = flood
+        self._ready = ready
+
+    async def prepare(self, events: Sequence[Any]) -> list[tuple[SourceEvent, LogRecord | Invalid]]:
+        """Records, or reasons, of a batch; several batches may be on their way."""
+        sources = [_source_event(self._kind, event.message) for event in events]
+        metrics.batch_size.labels("embed").observe(len(sources))
+        return list(zip(sources, await self._stage.embed(sources), strict=True))
+
+    async def finish(self, events: Sequence[Any], prepared: Sequence[tuple[SourceEvent, LogRecord | Invalid]]) -> None:
+        """Append in source order. All of it is acknowledged by the broker before the next batch's turn."""
+        await self._ready.wait()
+        self._flood.admit((source, isinstance(answer, Invalid)) for source, answer in prepared)
+        letters = [
+            to_message(source, answer, self._topics.max_message_bytes)
+            for source, answer in prepared
+            if isinstance(answer, Invalid)
+        ]
+        records = [answer for _, answer in prepared if isinstance(answer, LogRecord)]
+        messages = [
+            Message(None, encode_record(record), shard) for record in records for shard in self._shards_of(record)
+        ]
+        with metrics.stage_seconds.labels("embed", "append").time():
+            for topic, batch in ((self._topics.dead_letters.name, letters), (self._topics.log.name, messages)):
+                if batch:
+                    await patiently("embed", "kafka", lambda t=topic, b=batch: self._producer.append(t, b))  # type: ignore[misc]
+        for source, answer in prepared:
+            topic = source.source.rpartition("/")[0]
+            if isinstance(answer, Invalid):
+                metrics.dead_letters.labels(topic, answer.reason).inc()
+                _log.warning(
+                    "dead letter", source=source.source, offset=source.offset, reason=answer.reason, error=str(answer)
+                )
+            else:
+                metrics.events.labels(topic, answer.kind).inc()
+        metrics.progress_timestamp.labels("embed").set_to_current_time()
+
+    def _shards_of(self, record: LogRecord) -> Sequence[int]:
+        """A tombstone names no tenant: every shard may hold its id."""
+        return (self._shards[record.tenant],) if record.pictures else tuple(self._shards.values())
+
+
+def _source_event(kind: Literal["design", "item"], message: Any) -> SourceEvent:
+    return SourceEvent(
+        kind=kind,
+        source=f"{message.topic}/{message.partition}",
+        offset=message.offset,
+        timestamp_ms=int(message.timestamp * 1000),
+        key=message.key,
+        value=message.value,
+    )
+
+
+class DecideWork:
+    """Log records into verdicts, each shard by its owner."""
+
+    def __init__(self, app: DeliveryApp, topic: str, make: Callable[[int], Shard], log_ids: Mapping[int, str]) -> None:
+        self._app = app
+        self._topic = topic
+        self._make = make
+        self._log_ids = log_ids
+        self._shards: dict[int, Shard] = {}
+        self._generations: dict[int, int] = {}
+        self._taking: dict[int, asyncio.Lock] = {}
+
+    async def prepare(self, events: Sequence[Any]) -> list[Entry]:
+        """The entries of a batch; makes no effect."""
+        return [entry_of(_Record(event.message)) for event in events]
+
+    async def finish(self, events: Sequence[Any], prepared: Sequence[Entry]) -> None:
+        """Decide, shard by shard."""
+        pairs = sorted(zip(events, prepared, strict=True), key=lambda pair: pair[0].message.partition)
+        for number, group in groupby(pairs, key=lambda pair: pair[0].message.partition):
+            members = list(group)
+            await self._decide(number, members[0][0], [entry for _, entry in members])
+
+    async def _decide(self, number: int, event: Any, entries: Sequence[Entry]) -> None:
+        for attempt in range(_TAKEOVERS):
+            if not self._app.is_current(event):
+                raise Stale
+            try:
+                shard = await self.own(number, entries[0].position)
+                await shard.process(entries)
+                return
+            except Superseded as error:
+                _log.warning("another owner wrote: taking up again", shard=number, attempt=attempt, error=str(error))
+                self._generations.pop(number, None)
+        raise Superseded(f"shard {number} was taken up {_TAKEOVERS} times and another owner wrote each time")
+
+    async def own(self, number: int, first: int) -> Shard:
+        """The shard, taken over in this generation and decided up to `first`."""
+        async with self._taking.setdefault(number, asyncio.Lock()):
+            shard = self._shards.get(number)
+            if shard is None:
+                shard = self._shards[number] = self._make(number)
+            generation = self._app.consumer_generation_id
+            if self._generations.get(number) != generation or first > shard.next:
+                await shard.take_over(self._log_ids[number], first)
+                self._generations[number] = generation
+                _log.info("took over", shard=number, next=shard.next)
+            return shard
+
+    async def tend(self) -> None:
+        """To be called every second or so: take over what was assigned and is quiet, let go of what was revoked, seal
+        what has waited long enough."""
+        mine = {partition: first for (topic, partition), first in self._app.assigned().items() if topic == self._topic}
+        for number, first in mine.items():
+            try:
+                shard = await self.own(number, first)
+                await shard.idle()
+            except Superseded:
+                self._generations.pop(number, None)
+        for number in set(self._shards) - set(mine):
+            if self._app.gate.is_set():
+                async with self._taking[number]:
+                    self._generations.pop(number, None)
+                    await self._shards.pop(number).close()
+
+    def owned(self, number: int) -> Shard | None:
+        """The shard, if this worker owns it now."""
+        shard = self._shards.get(number)
+        current = self._generations.get(number) == self._app.consumer_generation_id
+        return shard if shard is not None and shard.is_open and current else None
+
+    async def close(self) -> None:
+        """Let go of every shard."""
+        for shard in self._shards.values():
+            await shard.close()
+        self._shards.clear()
+
+
+class _Record:
+    """Faust's message with the names of aiokafka's record."""
+
+    def __init__(self, message: Any) -> None:
+        self.offset = message.offset
+        self.value = message.value
+        self.timestamp = int(message.timestamp * 1000)

@@ -1,0 +1,361 @@
+"""The worker: one or both stages as Faust apps in one event loop, and everything they need, made from the settings."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from streams import metrics
+from streams.decide.policy import load_policy
+from streams.decide.stage import DecideOptions, Shard
+from streams.decide.store import MilvusStore
+from streams.embed.cache import PictureCache
+from streams.embed.encoder import Encoder, LocalEncoder, TritonEncoder, model_path
+from streams.embed.fetch import Fetcher, FetchLimits, FetchPolicy
+from streams.embed.images import ImageChecker, ImageLimits
+from streams.embed.stage import EmbedStage
+from streams.errors import Fatal, Invalid, Retryable
+from streams.events import LogRecord, Verdict, encode_record
+from streams.kafka.agents import DecideWork, EmbedWork
+from streams.kafka.dead_letters import FloodGate, resumed_at
+from streams.kafka.delivery import DeliveryApp, Flow, Work, pump
+from streams.kafka.ports import KafkaLedger, KafkaLog
+from streams.kafka.producer import Message, Producer
+from streams.kafka.topics import Topics, create_topics, high_watermark, read_to_end
+from streams.retry import patiently
+from streams.settings import Settings
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+Stage = Literal["embed", "decide", "all"]
+_TEND_S: Final = 0.5
+_POLL_S: Final = 0.3
+
+
+def topics_of(settings: Settings) -> Topics:
+    """The topics of this installation."""
+    return Topics(
+        prefix=settings.topic_prefix,
+        design_partitions=settings.design_partitions,
+        catalog_partitions=settings.catalog_partitions,
+        shards=len(settings.tenants),
+        replication_factor=settings.replication_factor,
+        max_message_bytes=settings.max_message_bytes,
+    )
+
+
+def make_encoder(settings: Settings) -> Encoder:
+    """The encoder the settings name."""
+    model = model_path(settings.model_repository)
+    if settings.encoder == "local":
+        return LocalEncoder(model, threads=settings.triton_threads)
+    return TritonEncoder(
+        settings.triton_url,
+        model,
+        timeout_s=settings.triton_timeout_s,
+        on_canary_failure=metrics.canary_failures.inc,
+    )
+
+
+def make_embed_stage(settings: Settings, encoder: Encoder) -> EmbedStage:
+    """The first stage, around an encoder."""
+    limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s)
+    policy = FetchPolicy(
+        schemes=frozenset(settings.image_schemes),
+        file_roots=tuple(Path(root).resolve() for root in settings.image_roots),
+        allow_private_hosts=frozenset(settings.image_private_hosts),
+        limits=limits,
+    )
+    image_limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.decode_timeout_s)
+    checker = ImageChecker(image_limits, settings.decode_threads)
+    return EmbedStage(encoder, Fetcher(policy), checker, PictureCache(settings.cache_entries), settings.tenants)
+
+
+class Worker:
+    """One process of the service."""
+
+    def __init__(self, settings: Settings, stage: Stage) -> None:
+        self._settings = settings
+        self._stage = stage
+        self._topics = topics_of(settings)
+        self._security: Mapping[str, Any] = {}
+        self._producer = Producer(settings.kafka_bootstrap, settings.max_message_bytes, self._security)
+        self._apps: list[DeliveryApp] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._decide: DecideWork | None = None
+        self._log_ids: dict[int, str] = {}
+        self._ready = asyncio.Event()
+        self._started = False
+        self._last_moved: dict[str, float] = {}
+
+    # Life
+
+    async def start(self) -> None:
+        """Connect to everything, waiting for what is down, and begin to work."""
+        settings = self._settings
+        # Read first: a wrong policy file must stop a worker before it touches anything.
+        policy = load_policy(settings.policy_file)
+        await self._patiently("kafka", lambda: create_topics(settings.kafka_bootstrap, self._topics, self._security))
+        self.encoder = make_encoder(settings)
+        self.embed_stage = make_embed_stage(settings, self.encoder)
+        if self._stage != "decide":
+            await self._patiently("encoder", self.encoder.start)
+            for shard in range(self._topics.shards):
+                await self._append(
+                    shard,
+                    LogRecord(
+                        kind="config",
+                        policy=policy,
+                        encoder=self.encoder.version,
+                        log_id=uuid.uuid4().hex[:16],
+                        catalog_ends=await self._catalog_ends(),
+                    ),
+                )
+        else:
+            self._tasks.append(asyncio.create_task(self._start_encoder()))
+        ends: Mapping[str, int] = {}
+        for shard in range(self._topics.shards):
+            first = await self._first_record(shard)
+            self._log_ids[shard], ends = first.log_id, first.catalog_ends
+        if self._stage != "decide":
+            await self._start_embed(ends)
+        if self._stage != "embed":
+            await self._start_decide()
+        for app in self._apps:
+            await app.start()
+        self._tasks.append(asyncio.create_task(self._watch()))
+        self._started = True
+        _log.info("worker is up", stage=self._stage, log_ids=list(self._log_ids.values()))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. Raises what made the worker fail."""
+        stopping = asyncio.create_task(stop.wait())
+        failures = [app.failed for app in self._apps]
+        try:
+            waited: list[asyncio.Future[Any]] = [stopping, *failures, *self._tasks]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            for failure in failures:
+                if failure.done():
+                    raise failure.result()
+            for task in self._tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                    raise error
+        finally:
+            stopping.cancel()
+
+    async def stop(self) -> None:
+        """Finish or give up what is in flight, commit, and disconnect."""
+        self._started = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(app.stop() for app in self._apps))
+        if self._decide is not None:
+            await self._decide.close()
+        await self._producer.close()
+        await self.encoder.close()
+        await self.embed_stage.close()
+
+    # Starting
+
+    async def _append(self, shard: int, record: LogRecord) -> None:
+        message = Message(None, encode_record(record), shard)
+        await self._patiently("kafka", lambda: self._producer.append(self._topics.log.name, [message]))
+
+    async def _catalog_ends(self) -> dict[str, int]:
+        topic = self._topics.catalog
+        return {
+            f"{topic.name}/{partition}": await self._patiently(
+                "kafka",
+                lambda p=partition: high_watermark(self._settings.kafka_bootstrap, topic.name, p),  # type: ignore[misc]
+            )
+            for partition in range(topic.partitions)
+        }
+
+    def _kafka_log(self, shard: int) -> KafkaLog:
+        return KafkaLog(self._settings.kafka_bootstrap, self._topics, shard, self._security)
+
+    async def _first_record(self, shard: int) -> LogRecord:
+        """The record that names the log; a worker that only decides waits until embed has written it."""
+        log = self._kafka_log(shard)
+        while (entry := await self._patiently("kafka", log.first)) is None:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(_POLL_S)
+        return entry.record
+
+    def _app(self, stage: str) -> DeliveryApp:
+        settings = self._settings
+        app = DeliveryApp(
+            f"{settings.group}-{stage}",
+            stop_grace_s=settings.stop_grace_s,
+            broker=[f"kafka://{server}" for server in settings.kafka_bootstrap.split(",")],
+            datadir=str(settings.data_dir / f"faust-{stage}"),
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.session_timeout_s / 6,
+            stream_buffer_maxsize=settings.buffer_events,
+            consumer_max_fetch_size=max(1 << 20, settings.max_message_bytes),
+        )
+        self._apps.append(app)
+        return app
+
+    async def _start_embed(self, ends: Mapping[str, int]) -> None:
+        settings, app = self._settings, self._app("embed")
+        letters = [
+            record async for record in read_to_end(settings.kafka_bootstrap, self._topics.dead_letters.name, 0, 0)
+        ]
+        flood = FloodGate(settings.dead_letter_share, settings.dead_letter_window, resumed_at(letters))
+        at_once = asyncio.Event()
+        at_once.set()
+        flow = Flow(settings.embed_batch, settings.embed_wait_ms / 1000, settings.embed_depth)
+        kinds: Sequence[tuple[Literal["design", "item"], str, asyncio.Event]] = (
+            ("design", self._topics.designs.name, self._ready),
+            ("item", self._topics.catalog.name, at_once),
+        )
+        for kind, topic, ready in kinds:
+            work = EmbedWork(kind, self.embed_stage, self._producer, self._topics, settings.tenants, flood, ready)
+            _agent(app, topic, work, flow)
+        if settings.wait_for_catalog:
+            self._tasks.append(asyncio.create_task(self._await_catalog(ends)))
+        else:
+            await self._say_ready()
+
+    async def _start_decide(self) -> None:
+        settings, app = self._settings, self._app("decide")
+        options = DecideOptions(settings.data_dir, settings.index, settings.seal_rows, settings.seal_idle_s)
+
+        def store(log_id: str) -> MilvusStore:
+            return MilvusStore(
+                settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_timeout_s, log_id
+            )
+
+        def shard(number: int) -> Shard:
+            ledger = KafkaLedger(settings.kafka_bootstrap, self._topics, number, self._producer, self._security)
+            return Shard(number, options, store, ledger, self._kafka_log(number))
+
+        self._decide = DecideWork(app, self._topics.log.name, shard, self._log_ids)
+        flow = Flow(settings.decide_batch, settings.decide_wait_ms / 1000, 2)
+        _agent(app, self._topics.log.name, self._decide, flow)
+
+    async def _start_encoder(self) -> None:
+        """A worker that only decides needs the encoder for `check` alone, and does not wait for it."""
+        await self._patiently("encoder", self.encoder.start)
+        await asyncio.Event().wait()
+
+    # Rule 12
+
+    async def _await_catalog(self, ends: Mapping[str, int]) -> None:
+        """Let designs through when the group has passed the end that the catalogue had when the log was made."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap, **self._security)
+
+        async def passed() -> bool:
+            try:
+                if admin.client is None or not admin._started:
+                    await admin.start()
+                offsets = await admin.list_consumer_group_offsets(f"{self._settings.group}-embed")
+            except (KafkaError, OSError) as error:
+                raise Retryable(f"kafka: {error!r}") from error
+            done = {f"{tp.topic}/{tp.partition}": meta.offset for tp, meta in offsets.items()}
+            return all(done.get(partition, 0) >= end for partition, end in ends.items())
+
+        try:
+            if any(ends.values()):
+                while not await self._patiently("kafka", passed):  # noqa: ASYNC110 - other workers move it too
+                    await asyncio.sleep(_POLL_S)
+        finally:
+            with contextlib.suppress(KafkaError, OSError):
+                await admin.close()
+        await self._say_ready()
+        await asyncio.Event().wait()
+
+    async def _say_ready(self) -> None:
+        for shard in range(self._topics.shards):
+            await self._append(shard, LogRecord(kind="ready"))
+        self._ready.set()
+
+    # Watching
+
+    async def _watch(self) -> None:
+        """Lag, readiness, the shards' chores, and that there is progress."""
+        while True:
+            lag = {topic: count for app in self._apps for topic, count in app.lag().items()}
+            for topic, count in lag.items():
+                metrics.lag.labels("decide" if topic == self._topics.log.name else "embed", topic).set(count)
+            metrics.ready.set(not self.not_ready())
+            metrics.encoder_healthy.set(self.encoder.healthy)
+            if self._decide is not None:
+                try:
+                    await self._decide.tend()
+                except Retryable as error:
+                    _log.warning("a shard's chore has to wait", error=str(error))
+            self._check_progress(lag)
+            await asyncio.sleep(_TEND_S)
+
+    def _check_progress(self, lag: Mapping[str, int]) -> None:
+        """A backlog that nothing moves is a fault that a restart may heal; a running retry counts as progress."""
+        for stage, topics in (("decide", {self._topics.log.name}), ("embed", set(lag) - {self._topics.log.name})):
+            if not any(lag.get(topic) for topic in topics):
+                self._last_moved[stage] = time.time()
+                continue
+            last = metrics.progress_timestamp.labels(stage)._value.get()
+            if time.time() - max(last, self._last_moved.setdefault(stage, time.time())) > self._settings.stall_s:
+                raise Fatal(f"{stage} has a backlog and has made no progress for {self._settings.stall_s:g} s")
+
+    # Questions
+
+    def not_ready(self) -> list[str]:
+        """Why this worker is not ready; empty when it is."""
+        reasons = []
+        if not self._started:
+            reasons.append("starting or stopping")
+        if self._stage != "decide" and not self.encoder.healthy:
+            reasons.append("the encoder is down or answers wrongly")
+        if self._stage != "decide" and not self._ready.is_set():
+            reasons.append("the catalogue has not been read yet")
+        for app in self._apps:
+            if app.failed.done():
+                reasons.append(f"failed: {app.failed.result()}")
+        return reasons
+
+    def shard(self, number: int = 0) -> Shard:
+        """A shard this worker owns. Retryable when it does not."""
+        shard = self._decide.owned(number) if self._decide is not None else None
+        if shard is None:
+            raise Retryable(f"this worker does not own shard {number} now")
+        return shard
+
+    async def check(self, files: Sequence[bytes], category: str, tenant: str) -> Verdict:
+        """The verdict that pictures would get now; nothing is recorded. Invalid: a picture cannot be used."""
+        if tenant not in self._settings.tenants:
+            raise Invalid("unknown_tenant", f"no tenant {tenant!r} here")
+        shard = self.shard(self._settings.tenants.index(tenant))
+        if not self.encoder.healthy:
+            raise Retryable("the encoder is down or answers wrongly")
+        return await shard.check(await self.embed_stage.picture_record(files, category))
+
+    async def verdict(self, design_id: str) -> bytes:
+        """The JSON of a design's current verdict, from whichever owned shard has it; empty when none has."""
+        for number in range(self._topics.shards):
+            if value := await self.shard(number).verdict(design_id):
+                return value
+        return b""
+
+    async def _patiently(self, dependency: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(self._stage, dependency, call)
+
+
+def _agent(app: DeliveryApp, topic: str, work: Work[Any], flow: Flow) -> None:
+    """An agent that drives `work` with a topic's raw messages; undecodable values must reach our own code."""
+
+    async def agent(stream: Any) -> None:
+        await pump(app, stream, work, flow)
+
+    raw = app.topic(topic, value_serializer="raw", key_serializer="raw")
+    app.agent(raw, name=f"{app.conf.id}-{topic}")(agent)

@@ -1,0 +1,113 @@
+"""Dead letters: events that cannot be used, with their original bytes and why, and the limit on how many there may be.
+
+Headers follow Spring Kafka's names, so that existing tools show them. A marker in the same topic, written by
+`dead-letters resume`, names the source offsets up to which a flood was seen by a person and is let through.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from streams.embed.stage import SourceEvent
+from streams.errors import Fatal, Invalid
+from streams.kafka.producer import Message
+
+TOPIC: Final = "kafka_dlt-original-topic"
+PARTITION: Final = "kafka_dlt-original-partition"
+OFFSET: Final = "kafka_dlt-original-offset"
+TIMESTAMP: Final = "kafka_dlt-original-timestamp"
+CLASS: Final = "kafka_dlt-exception-fqcn"
+MESSAGE: Final = "kafka_dlt-exception-message"
+REASON: Final = "dedup-reason"
+RESUME: Final = "dedup-resume"
+POINTER: Final = "dedup-pointer"
+_MESSAGE_CHARS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One dead letter as it stands in the topic. `offset` is its own, the source's are `source` and `source_offset`."""
+
+    offset: int
+    source: str
+    source_offset: int
+    key: bytes | None
+    value: bytes | None
+    reason: str
+    message: str
+    timestamp_ms: int
+
+
+def to_message(event: SourceEvent, error: Invalid, max_bytes: int) -> Message:
+    """The dead letter of an event; above `max_bytes` of value it only points to the original."""
+    topic, _, partition = event.source.rpartition("/")
+    headers = {
+        TOPIC: topic.encode(),
+        PARTITION: partition.encode(),
+        OFFSET: str(event.offset).encode(),
+        TIMESTAMP: str(event.timestamp_ms).encode(),
+        CLASS: f"{type(error).__module__}.{type(error).__qualname__}".encode(),
+        MESSAGE: str(error)[:_MESSAGE_CHARS].encode(),
+        REASON: error.reason.encode(),
+    }
+    value = event.value
+    if value is not None and len(value) > max_bytes:
+        headers[POINTER], value = b"true", None
+    return Message(event.key, value, 0, headers)
+
+
+def from_record(record: Any) -> DeadLetter | None:
+    """A dead letter from its record; None for a resume marker."""
+    headers = dict(record.headers)
+    if TOPIC not in headers:
+        return None
+    return DeadLetter(
+        offset=record.offset,
+        source=f"{headers[TOPIC].decode()}/{headers[PARTITION].decode()}",
+        source_offset=int(headers[OFFSET]),
+        key=record.key,
+        value=record.value,
+        reason=headers[REASON].decode(),
+        message=headers[MESSAGE].decode(),
+        timestamp_ms=record.timestamp,
+    )
+
+
+def resume_message(ends: Mapping[str, int]) -> Message:
+    """The marker that lets every dead letter below these source offsets through."""
+    return Message(None, None, 0, {RESUME: msgspec.json.encode(dict(ends))})
+
+
+def resumed_at(records: Iterable[Any]) -> dict[str, int]:
+    """The source offsets below which dead letters are let through, from the topic's records."""
+    ends: dict[str, int] = {}
+    for record in records:
+        for name, value in record.headers:
+            if name == RESUME:
+                ends |= msgspec.json.decode(value, type=dict[str, int])
+    return ends
+
+
+class FloodGate:
+    """Stops the worker when more than `share` of the last `window` events were bad: a wrong deployment must not turn a
+    topic into dead letters. Asked before anything is published or acknowledged."""
+
+    def __init__(self, share: float, window: int, resumed: Mapping[str, int]) -> None:
+        self._share = share
+        self._resumed = resumed
+        self._recent: deque[bool] = deque(maxlen=window)
+
+    def admit(self, outcomes: Iterable[tuple[SourceEvent, bool]]) -> None:
+        """Count a batch of (event, is bad). Fatal when the share is above the limit."""
+        for event, bad in outcomes:
+            if event.offset >= self._resumed.get(event.source, 0):
+                self._recent.append(bad)
+        bad_events = sum(self._recent)
+        if len(self._recent) == self._recent.maxlen and bad_events > self._share * len(self._recent):
+            raise Fatal(
+                f"{bad_events} of the last {len(self._recent)} events could not be used; see the log for reasons, and"
+                " when they are understood run `design-dedup dead-letters resume`"
+            )

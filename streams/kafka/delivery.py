@@ -1,0 +1,263 @@
+"""At-least-once micro-batches on Faust: the only room that touches its private hooks, pinned by infra/locks/.
+
+What stock Faust 0.15.3 does wrong, and what stands here instead (infra/adr/0002-faust-delivery.md):
+
+* an exception that leaves an agent acknowledges the message and loses it: nothing leaves `pump`; an unexpected error
+  fails the worker with everything unacknowledged
+* acknowledgements out of order let a commit pass an unfinished message: batches are finished and acknowledged in order
+* a revoked partition's acknowledgements are forgotten before they are committed: commit first
+* a fetch waits 1,500 ms for data: 20 ms
+* back-pressure sleeps a whole second: 20 ms
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import faust
+import structlog
+from faust.transport.drivers import aiokafka as driver
+
+_log = structlog.get_logger(__name__)
+
+P = TypeVar("P")
+
+_FETCH_WAIT_MS: Final = 20
+_REVOKE_GRACE_S: Final = 2.0
+_PAUSED_S: Final = 0.02
+
+
+class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
+
+class _Consumer(driver.Consumer):  # type: ignore[misc]
+    def _new_consumer_thread(self) -> Any:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        if self.flow_active and not self.app.client_only and not self._get_active_partitions():
+            await asyncio.sleep(_PAUSED_S)
+            return {}, set()
+        return await super()._wait_next_records(timeout)
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        app: DeliveryApp = self.app
+        app.gate.clear()
+        if not app.should_stop and self.assignment():
+            try:
+                self.stop_flow()
+                app.flow_control.suspend()
+                app.flow_control.clear()
+                await app.drain(_REVOKE_GRACE_S)
+                await asyncio.wait_for(self.commit(), _REVOKE_GRACE_S + 1)
+            except Exception as error:  # noqa: BLE001 - what is not committed is delivered again
+                _log.warning("commit on revoke failed", error=repr(error))
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        try:
+            await super().on_partitions_assigned(assigned, generation_id)
+        finally:
+            self.app.gate.set()
+
+
+class DeliveryApp(faust.App):  # type: ignore[misc]
+    """A Faust app whose agents read with `pump`. `failed` resolves with the error that must stop the worker."""
+
+    def __init__(self, name: str, *, stop_grace_s: float, **options: Any) -> None:
+        super().__init__(
+            name,
+            stream_wait_empty=False,  # True: stop and rebalance hang while a dependency is down
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            table_standby_replicas=0,
+            broker_commit_interval=0.5,
+            broker_request_timeout=30.0,
+            broker_max_poll_interval=86_400.0,  # else long back-pressure and a rebalance: never joins again
+            web_enabled=False,
+            **options,
+        )
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._stop_grace_s = stop_grace_s
+        self._in_flight = 0
+        self._landed = asyncio.Event()
+
+    def _new_transport(self) -> Any:
+        transport = super()._new_transport()
+        transport.Consumer = _Consumer
+        return transport
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the worker: nothing that is not acknowledged will be."""
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    def is_current(self, event: Any) -> bool:
+        """False once a rebalance has happened since the event was fetched: it is fetched again by its new owner."""
+        return bool(event.message.generation_id == self.consumer_generation_id)
+
+    def assigned(self) -> dict[tuple[str, int], int]:
+        """The partitions this worker has, (topic, partition), each with its committed offset."""
+        consumer = self._consumer
+        if consumer is None or not self.gate.is_set():
+            return {}
+        return {
+            (tp.topic, tp.partition): consumer._committed_offset.get(tp) or 0
+            for tp in consumer.assignment()
+            if tp in consumer._read_offset
+        }
+
+    def lag(self) -> dict[str, int]:
+        """Records not acknowledged yet, by topic, over the partitions this worker has."""
+        lags: dict[str, int] = {}
+        for (topic, partition), committed in self.assigned().items():
+            end = self._consumer.highwater(driver.TP(topic, partition)) or 0
+            lags[topic] = lags.get(topic, 0) + max(0, end - committed)
+        return lags
+
+    def took_off(self) -> None:
+        """A batch is in flight."""
+        self._in_flight += 1
+
+    def landed(self) -> None:
+        """A batch is acknowledged or given up."""
+        self._in_flight -= 1
+        self._landed.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the batches in flight; False when that took too long or the worker failed meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._in_flight and not self.failed.done():
+                    self._landed.clear()
+                    await self._landed.wait()
+        return self._in_flight == 0
+
+    async def on_stop(self) -> None:
+        """Let batches in flight finish, within the grace, and commit what they acknowledged."""
+        consumer = self._consumer
+        if consumer is not None:
+            with contextlib.suppress(Exception):
+                consumer.stop_flow()
+                self.flow_control.suspend()
+                self.flow_control.clear()
+                await self.drain(self._stop_grace_s)
+                await consumer.commit()
+        await super().on_stop()
+
+
+class Stale(Exception):
+    """The partition has another owner: leave the batch unacknowledged and go on."""
+
+
+class Work(Protocol[P]):
+    """What an agent does with a batch, in two halves."""
+
+    async def prepare(self, events: Sequence[Any]) -> P:
+        """The part that may run for several batches at once; makes no effect."""
+
+    async def finish(self, events: Sequence[Any], prepared: P) -> None:
+        """The effects, one batch after the other in the order of arrival. On return every event is dealt with and is
+        acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How events become batches: at most `size` events and, while other batches are in flight or not, no longer than
+    `wait_s` after the first; at most `depth` batches at once."""
+
+    size: int
+    wait_s: float
+    depth: int
+
+
+async def pump(app: DeliveryApp, stream: Any, work: Work[P], flow: Flow) -> None:
+    """Drive an agent's stream until it is stopped. Never raises but for cancellation: an error of `work` fails the
+    worker with its batch and everything after it unacknowledged."""
+    await _Pump(app, stream, work, flow).run()
+
+
+class _Pump(Generic[P]):
+    def __init__(self, app: DeliveryApp, stream: Any, work: Work[P], flow: Flow) -> None:
+        self._app = app
+        self._stream = stream
+        self._work = work
+        self._flow = flow
+        self._arrived: asyncio.Queue[Any] = asyncio.Queue(flow.size)
+        self._batches: asyncio.Queue[tuple[list[Any], asyncio.Task[P]]] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(flow.depth)
+        self._preparing: set[asyncio.Task[P]] = set()
+
+    async def run(self) -> None:
+        tasks: list[asyncio.Task[None]] = [
+            asyncio.create_task(part()) for part in (self._read, self._prepare, self._finish)
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                    self._app.fail(error)
+            if self._app.failed.done():
+                await asyncio.Event().wait()  # an agent that returns would be started again
+        finally:
+            for task in (*tasks, *self._preparing):
+                task.cancel()
+            await asyncio.gather(*tasks, *self._preparing, return_exceptions=True)
+
+    async def _read(self) -> None:
+        self._stream.enable_acks = False
+        async for event in self._stream.events():
+            await self._arrived.put(event)
+
+    async def _prepare(self) -> None:
+        async for batch in self._taken():
+            await self._app.gate.wait()
+            # Fetched before a rebalance: fetched again by whoever owns the partition now.
+            events = [event for event in batch if self._app.is_current(event)]
+            if not events:
+                self._slots.release()
+                continue
+            self._app.took_off()
+            task = asyncio.create_task(self._work_on(events))
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+            self._batches.put_nowait((events, task))
+
+    async def _work_on(self, events: list[Any]) -> P:
+        return await self._work.prepare(events)
+
+    async def _taken(self) -> AsyncIterator[list[Any]]:
+        """Batches, each with a slot taken: while all slots are busy a batch goes on filling."""
+        while True:
+            batch = [await self._arrived.get()]
+            slot = asyncio.create_task(self._slots.acquire())
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._flow.wait_s):
+                        while len(batch) < self._flow.size:
+                            batch.append(await self._arrived.get())
+                await slot
+            finally:
+                slot.cancel()
+            while len(batch) < self._flow.size and not self._arrived.empty():
+                batch.append(self._arrived.get_nowait())
+            yield batch
+
+    async def _finish(self) -> None:
+        while True:
+            events, task = await self._batches.get()
+            prepared = await task
+            with contextlib.suppress(Stale):
+                await self._work.finish(events, prepared)
+                for event in events:
+                    await self._stream.ack(event)
+            self._slots.release()
+            self._app.landed()

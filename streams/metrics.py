@@ -1,0 +1,74 @@
+"""Every metric, once, with what to do when it moves. Labels with free values (category, generator) are capped."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+verdicts = Counter(
+    "dedup_verdicts",
+    "Verdicts first said, by word, category and generator. A sudden share of duplicates: look at"
+    " the generator's last release, then at the policy version.",
+    ["verdict", "category", "generator"],
+)
+repeats = Counter("dedup_verdicts_repeated", "Verdicts said again for a resubmission of the same pictures.")
+events = Counter("dedup_events", "Source events turned into log records, by topic and kind.", ["topic", "kind"])
+dead_letters = Counter(
+    "dedup_dead_letters",
+    "Events that could not be used, by topic and reason. `design-dedup dead-letters list` shows them.",
+    ["topic", "reason"],
+)
+stage_seconds = Histogram(
+    "dedup_stage_seconds",
+    "Time of one batch in one step: fetch_decode, encode, append (embed); search, judge, publish, checkpoint (decide).",
+    ["stage", "step"],
+    buckets=_SECONDS,
+)
+verdict_seconds = Histogram(
+    "dedup_verdict_seconds", "From the record's append to its published verdict.", buckets=_SECONDS
+)
+end_to_end_seconds = Histogram(
+    "dedup_end_to_end_seconds", "From the source event's timestamp to its published verdict.", buckets=_SECONDS
+)
+batch_size = Histogram(
+    "dedup_batch_size",
+    "Events in one batch. Always full: the stage is the bottleneck.",
+    ["stage"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+lag = Gauge("dedup_lag_records", "Records not yet worked through, by stage and topic.", ["stage", "topic"])
+position = Gauge("dedup_position", "The next position a shard will decide.", ["shard"])
+existing = Gauge("dedup_existing", "What exists and is compared with, by kind.", ["shard", "kind"])
+tail_rows = Gauge("dedup_tail_rows", "Rows held in the owner's memory.", ["shard"])
+sealed_position = Gauge("dedup_sealed_position", "Rows below this position are in Milvus.", ["shard"])
+progress_timestamp = Gauge(
+    "dedup_progress_timestamp_seconds", "When a stage last finished a batch or ran a retry.", ["stage"]
+)
+retries = Counter("dedup_retries", "Attempts that met a dependency that is down, by dependency.", ["dependency"])
+canary_failures = Counter(
+    "dedup_canary_failures",
+    "Replies of the encoder thrown away because the canary or a check failed. Restart Triton; look at its log.",
+)
+encoder_healthy = Gauge("dedup_encoder_healthy", "1 while the encoder's last canary was right.")
+cache_lookups = Counter("dedup_vector_cache", "Lookups of vectors by digest.", ["result"])
+retry_searches = Counter(
+    "dedup_search_again", "Designs that needed more hits. Rising: many rows that no longer exist lie near the designs."
+)
+takeovers = Counter("dedup_takeovers", "Times this worker took over a shard.")
+foreign_verdicts = Counter(
+    "dedup_foreign_verdicts", "Verdicts of another owner found between one's own. Only around a takeover."
+)
+ready = Gauge("dedup_ready", "1 while /readyz answers 200.")
+
+_MAX_LABEL_VALUES: Final = 100
+_seen: dict[str, set[str]] = {}
+
+
+def capped(family: str, value: str) -> str:
+    """`value` as a label, or `other` once a family has shown 100 different ones: events must not fill Prometheus."""
+    seen = _seen.setdefault(family, set())
+    if value in seen or len(seen) < _MAX_LABEL_VALUES:
+        seen.add(value)
+        return value or "none"
+    return "other"

@@ -1,0 +1,1 @@
+"""HTTP on the worker: health, metrics, the check and verdict API."""

@@ -1,0 +1,221 @@
+"""The worker's HTTP server: is it alive, is it ready, its metrics, and the two questions only a shard's owner can
+answer. It knows a `Service` and neither Kafka nor Milvus; nothing that comes in here is recorded.
+
+It has no authentication, so it listens on loopback unless a setting says otherwise.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from aiohttp import BodyPartReader, MultipartReader, web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from streams import metrics
+from streams.errors import Fatal, Invalid, Retryable
+from streams.events import MAX_IMAGES, Verdict, encode_event
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_AFTER_S: Final = 1
+_TEXT_CHARS: Final = 200
+_ENVELOPE_BYTES: Final = 64 * 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Service(Protocol):
+    """What the server asks. The worker is one."""
+
+    def not_ready(self) -> list[str]:
+        """Why it is not ready; empty when it is."""
+
+    async def check(self, files: Sequence[bytes], category: str, tenant: str) -> Verdict:
+        """The verdict that pictures would get now. Invalid: they cannot be used; Retryable: not now."""
+
+    async def verdict(self, design_id: str) -> bytes:
+        """The JSON of a design's current verdict; empty when there is none. Retryable: not the owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebOptions:
+    """Where the server listens and what one request may cost."""
+
+    host: str = "127.0.0.1"
+    port: int = 8088
+    max_image_bytes: int = 20_000_000
+    max_request_bytes: int = 40_000_000
+    timeout_s: float = 30.0
+    checks_at_once: int = 4
+    tenant: str = "default"
+    """Whose catalogue is asked when a request names no tenant."""
+
+
+class _Refused(Exception):
+    """A request that ends with this status and reason."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+class WebServer:
+    """One listening socket; `start` and `stop` once each."""
+
+    def __init__(self, service: Service, options: WebOptions) -> None:
+        self._service = service
+        self._options = options
+        self._runner: web.AppRunner | None = None
+        self._checks = asyncio.Semaphore(options.checks_at_once)
+
+    def application(self) -> web.Application:
+        """The routes."""
+        app = web.Application(middlewares=[_answer_errors], client_max_size=self._options.max_request_bytes)
+        app.on_response_prepare.append(_hide_banner)
+        app.add_routes(
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.post("/v1/check", self._check),
+                web.get("/v1/verdicts/{design_id}", self._verdict),
+            ]
+        )
+        return app
+
+    async def start(self) -> str:
+        """Listen; returns the address, `http://HOST:PORT`. Fatal when the port is taken."""
+        options = self._options
+        if not _is_loopback(options.host):
+            _log.warning("the HTTP server has no authentication and is open to the network", host=options.host)
+        self._runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=2)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, options.host, options.port).start()
+        except OSError as error:
+            await self.stop()
+            raise Fatal(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from error
+        host, port = self._runner.addresses[0][:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Let requests under way finish, for two seconds, and close the socket."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        reasons = self._service.not_ready()
+        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        metrics.ready.set(not self._service.not_ready())
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _check(self, request: web.Request) -> web.Response:
+        if self._checks.locked():
+            raise Retryable("too many checks at once")
+        async with self._checks:
+            try:
+                async with asyncio.timeout(self._options.timeout_s):
+                    files = await self._files(request)
+            except TimeoutError:
+                raise _Refused(408, "slow_request", "the request did not arrive in time") from None
+            category = _text(request, "category", "")
+            tenant = _text(request, "tenant", self._options.tenant)
+            try:
+                async with asyncio.timeout(self._options.timeout_s):
+                    verdict = await self._service.check(files, category, tenant)
+            except TimeoutError:
+                raise Retryable(f"no answer within {self._options.timeout_s:g} s") from None
+        return web.json_response(body=encode_event(verdict))
+
+    async def _verdict(self, request: web.Request) -> web.Response:
+        value = await self._service.verdict(request.match_info["design_id"])
+        if not value:
+            raise _Refused(404, "unknown_design", "no verdict was said of this design, or it was withdrawn")
+        return web.json_response(body=value)
+
+    async def _files(self, request: web.Request) -> list[bytes]:
+        if (request.content_length or 0) > self._options.max_request_bytes + _ENVELOPE_BYTES:
+            raise _Refused(413, "too_large", f"the limit is {self._options.max_request_bytes} bytes")
+        if request.content_type != "multipart/form-data":
+            return [await self._limited(request.content.iter_chunked(64 * 1024))]
+        files: list[bytes] = []
+        reader = await request.multipart()
+        while (part := await reader.next()) is not None:
+            if isinstance(part, MultipartReader) or part.name != "image":
+                raise Invalid("bad_request", "every part must be a file named `image`")
+            if len(files) == MAX_IMAGES:
+                raise Invalid("bad_request", f"at most {MAX_IMAGES} pictures")
+            files.append(await self._limited(_chunks(part)))
+            if sum(map(len, files)) > self._options.max_request_bytes:
+                raise _Refused(413, "too_large", f"the limit is {self._options.max_request_bytes} bytes")
+        if not files:
+            raise Invalid("bad_request", "no part named `image`")
+        return files
+
+    async def _limited(self, chunks: Any) -> bytes:
+        limit, data = self._options.max_image_bytes, bytearray()
+        async for chunk in chunks:
+            data += chunk
+            if len(data) > limit:
+                raise _Refused(413, "too_large", f"a picture may have {limit} bytes")
+        return bytes(data)
+
+
+async def _chunks(part: BodyPartReader) -> Any:
+    while chunk := await part.read_chunk(64 * 1024):
+        yield chunk
+
+
+def _text(request: web.Request, name: str, default: str) -> str:
+    value = request.query.get(name, default)
+    if len(value) > _TEXT_CHARS:
+        raise Invalid("bad_request", f"`{name}` is longer than {_TEXT_CHARS} characters")
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+async def _hide_banner(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "design-dedup"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _problem(status: int, reason: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    body = msgspec.json.encode({"reason": reason, "message": message})
+    return web.json_response(body=body, status=status, headers=headers)
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every answer that is not the one asked for is JSON with a reason and a message."""
+    try:
+        return await handler(request)
+    except _Refused as error:
+        return _problem(error.status, error.reason, str(error))
+    except Invalid as error:
+        return _problem(400, error.reason, str(error))
+    except Retryable as error:
+        return _problem(503, "unavailable", str(error), {"Retry-After": str(_RETRY_AFTER_S)})
+    except web.HTTPException as error:
+        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return _problem(error.status, error.reason.lower().replace(" ", "_"), error.reason, allowed)
+    except ValueError as error:  # aiohttp's multipart reader
+        return _problem(400, "bad_request", f"the body cannot be read: {error}")
+    except Exception:  # the worker must not die of a question
+        _log.exception("a request failed", path=request.path)
+        return _problem(500, "error", "an unexpected error; the worker's log has it")

@@ -1,0 +1,300 @@
+"""However a log is cut into batches, the fold gives the oracle's verdicts; with any rule of the judge broken, not."""
+
+import copy
+import random
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import cycle
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.decide import judge
+from streams.decide.hashes import HashTable
+from streams.decide.judge import NOWHERE, Context, Entry, Hits, Key, Outcome, Thing, row_key
+from streams.decide.rows import Rows
+from streams.events import LogRecord, Policy, encode_record
+from tests import oracle
+from tests.logs import logs, random_log
+
+FIRST_LIMIT = 6
+"""So small that a first search often does not settle the neighbours."""
+
+
+class Folding:
+    """The fold in plain memory: a World of dicts with the real judge (the module `rules`), rows and hashes."""
+
+    def __init__(self, shard: int = 0, rules: ModuleType = judge) -> None:
+        self._shard, self._rules = shard, rules
+        self._log_id = ""
+        self._policy = Policy(similarity=1.0)
+        self._rows: dict[str, Rows] = {}
+        self._hashes = HashTable()
+        self._things: dict[Key, Thing] = {}
+        self._at: dict[int, Key] = {}
+        self._digests: defaultdict[bytes, set[int]] = defaultdict(set)
+        self._values: dict[Key, bytes] = {}
+        self.searched_again = 0
+
+    def twin(self) -> "Folding":
+        """Another one with the same memory."""
+        return copy.deepcopy(self, {id(self._rules): self._rules})
+
+    def thing(self, key: Key) -> Thing | None:
+        return self._things.get(key)
+
+    def at(self, position: int) -> Key | None:
+        return self._at.get(position)
+
+    def holders(self, digest: bytes) -> Iterable[int]:
+        return self._digests.get(digest, ())
+
+    def live(self) -> dict[Key, int]:
+        return {key: position for position, key in self._at.items()}
+
+    def feed(self, entries: Sequence[Entry], said: Mapping[int, bytes] | None = None) -> list[bytes]:
+        """One batch of consecutive entries; returns what is published. said: by position, the ledger that was read."""
+        published, batch = [], list[Entry]()
+        for entry in entries:
+            record = entry.record
+            if record.kind == "config" and record.policy is not None:
+                published += self._feed(batch, said or {})
+                batch = []
+                self._policy, self._log_id = record.policy, self._log_id or record.log_id
+            batch.append(entry)
+        return published + self._feed(batch, said or {})
+
+    def _feed(self, entries: Sequence[Entry], said: Mapping[int, bytes]) -> list[bytes]:
+        sizes, hashes = {encoder: len(rows) for encoder, rows in self._rows.items()}, len(self._hashes)
+        for entry in entries:
+            self._add(entry)
+        wanted, limit, hits = self._rules.may_need_hits(self, entries, said), FIRST_LIMIT, dict[int, Hits]()
+        while True:
+            hits |= {i: self._hits(entries[i].record, limit) for i in wanted}
+            outcome = self._rules.judge(self, entries, hits, said, Context(self._log_id, self._shard, self._policy))
+            if not isinstance(outcome, self._rules.Missing):
+                break
+            wanted, limit = outcome.entries, 3 * limit
+            self.searched_again += len(wanted)
+        for encoder, rows in self._rows.items():
+            rows.truncate(sizes.get(encoder, 0))
+        self._hashes.truncate(hashes)
+        for i in outcome.rows:
+            self._add(entries[i])
+        return self._apply(outcome)
+
+    def _add(self, entry: Entry) -> None:
+        record = entry.record
+        if record.pictures:
+            vectors = np.array([np.frombuffer(picture.vector, "<i2") for picture in record.pictures])
+            keys = np.array([row_key(self._shard, entry.position, n) for n in range(len(vectors))])
+            self._rows.setdefault(record.encoder, Rows(vectors.shape[1])).append(keys, vectors)
+            self._hashes.add(entry.position, record.pictures)
+
+    def _hits(self, record: LogRecord, limit: int) -> Hits:
+        queries = np.array([np.frombuffer(picture.vector, "<i2") for picture in record.pictures])
+        near = self._rows[record.encoder].search(queries, limit)
+        return Hits(tuple(near), self._hashes.firing(record.pictures, self._policy))
+
+    def _apply(self, outcome: Outcome) -> list[bytes]:
+        published = [self._values[word.key] if word.value is None else word.value for word in outcome.said]
+        for key, thing in outcome.things.items():
+            before = self._things.get(key)
+            if before is not None and before.row != NOWHERE:
+                del self._at[before.row]
+                for digest in before.digests:
+                    self._digests[digest].discard(before.row)
+            if thing.row != NOWHERE:
+                self._at[thing.row] = key
+                for digest in thing.digests:
+                    self._digests[digest].add(thing.row)
+        self._things |= outcome.things
+        self._values |= outcome.values
+        return published
+
+
+def entries_of(log: Sequence[LogRecord]) -> list[Entry]:
+    return [Entry(position, record) for position, record in enumerate(log)]
+
+
+def oracle_of(log: Sequence[LogRecord]) -> oracle.Folded:
+    return oracle.fold((position, encode_record(record)) for position, record in enumerate(log))
+
+
+def cut(entries: Sequence[Entry], sizes: Iterable[int]) -> list[Sequence[Entry]]:
+    """The entries in batches of these sizes, again and again."""
+    batches, start, size = [], 0, cycle(sizes)
+    while start < len(entries):
+        end = start + next(size)
+        batches.append(entries[start:end])
+        start = end
+    return batches
+
+
+def differences(folded: oracle.Folded, log: Sequence[LogRecord], folding: Folding, sizes: Iterable[int]) -> list[str]:
+    """How the fold of `log` in batches of `sizes` differs from the oracle: verdicts, copies and what exists."""
+    published = [value for batch in cut(entries_of(log), sizes) for value in folding.feed(batch)]
+    told = Counter(msgspec.json.decode(value)["position"] for value in published)
+    owed = Counter(folded.verdicts.keys()) + folded.owed
+    found = oracle.compare(folded, published)
+    found += [f"{position}: said {told[position]} times" for position in told if told[position] != owed[position]]
+    return found if folding.live() == folded.live else [*found, "other things exist"]
+
+
+@given(log=logs(), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_any_log_cut_into_any_batches_gives_the_verdicts_of_the_oracle(log: list[LogRecord], sizes: list[int]) -> None:
+    assert differences(oracle_of(log), log, Folding(), sizes) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sizes", [(1,), (10_000,), (7, 1, 40, 200, 2)], ids=["singly", "whole", "mixed"])
+def test_a_long_log_cut_into_batches_gives_the_verdicts_of_the_oracle(seed: int, sizes: tuple[int, ...]) -> None:
+    folding = Folding()
+    assert differences(_folded(seed), _log(seed), folding, sizes) == []
+    assert folding.searched_again > 20
+
+
+@given(log=logs(), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_crash_after_publishing_changes_no_verdict(log: list[LogRecord], data: st.DataObject) -> None:
+    """Some records are folded and published but never checkpointed; then the owner reads the ledger and goes on."""
+    entries, folding = entries_of(log), Folding()
+    kept = data.draw(st.integers(0, len(entries)), "checkpointed")
+    lost = data.draw(st.integers(kept, len(entries)), "published")
+    published = folding.feed(entries[:kept])
+    published += folding.twin().feed(entries[kept:lost])
+    said = dict[int, bytes]()
+    for value in published:
+        said.setdefault(msgspec.json.decode(value)["position"], value)
+    for batch in cut(entries[kept:], [data.draw(st.integers(1, 9), "batch")]):
+        published += folding.feed(batch, said)
+    assert oracle.compare(oracle_of(log), published) == []
+    assert folding.live() == oracle_of(log).live
+
+
+_LOGS, _LENGTH, _SIZES = 6, 300, (5, 1, 60, 13)
+
+
+@cache
+def _log(seed: int) -> list[LogRecord]:
+    return random_log(seed, _LENGTH)
+
+
+@cache
+def _folded(seed: int) -> oracle.Folded:
+    return oracle_of(_log(seed))
+
+
+MUTATIONS = {
+    "a design is compared with its own revisions": ('key == ("design", record.id) or ', ""),
+    "a design is compared with items made from it": (" or _made_from(now, key, record.id)", ""),
+    "an item of the design's name is left out too": ('key == ("design", record.id)', "key[1] == record.id"),
+    "a stale record takes effect": ("before.src >= record.src):\n", "False):\n"),
+    "a redelivered record takes effect": ("before.src >= record.src):\n", "before.src > record.src):\n"),
+    "a delete forgets the source offset": ("now.put(key, Thing(src=record.src))", "now.put(key, Thing(src=-1))"),
+    "a late older version takes effect": ("if record.version < before.version:", "if False:"),
+    "an equal version is late": ("if record.version < before.version:", "if record.version <= before.version:"),
+    "equal pictures keep the version": (", version=record.version)\n    return", ")\n    return"),
+    "equal pictures keep what the item was made from": (
+        "made_from=record.design_id, version=record.v",
+        "version=record.v",
+    ),
+    "equal pictures get a new row": (
+        "if before.digests == digests_of(record) and before.encoder",
+        "if before.encoder == 1",
+    ),
+    "an upsert does not move to a new encoder": (" and before.encoder == record.encoder:", ":"),
+    "nothing is repeated": ('case "design" if before is not None and before.word and', 'case "design" if False and'),
+    "a withdrawn design is repeated": (
+        'now.put(key, Thing(src=record.src))\n                now.outcome.values[key] = b""',
+        "now.put(key, replace(before or Thing(0), src=record.src, row=NOWHERE))",
+    ),
+    "the order of pictures does not matter": (
+        "before.word and before.digests == digests_of(record)",
+        "before.word and set(before.digests) == set(digests_of(record))",
+    ),
+    "a repetition does not move to a new encoder": ("moved = before.row", "moved = False and before.row"),
+    "a repeated duplicate begins to exist": ("moved = before.row != NOWHERE and", "moved ="),
+    "a repetition forgets its source offset": ("after = replace(before, src=entry.record.src)", "after = before"),
+    "a repetition within a batch is not found": ("now.outcome.values[key] = value", "pass"),
+    "a superseded revision goes on existing": ("self._at[before.row] = None", "pass"),
+    "a rejected design exists": ('entry.position if verdict.verdict == "accept" else NOWHERE', "entry.position"),
+    "an accepted design does not exist": ('entry.position if verdict.verdict == "accept" else NOWHERE', "NOWHERE"),
+    "the threshold is exclusive": (
+        "similarity >= math.ceil(threshold * UNIT)",
+        "similarity > math.ceil(threshold * UNIT)",
+    ),
+    "the threshold is rounded down": (
+        "similarity >= math.ceil(threshold * UNIT)",
+        "similarity >= int(threshold * UNIT)",
+    ),
+    "the category does not matter": ("threshold = policy.threshold(record.category)", "threshold = policy.similarity"),
+    "a hash is worth its distance alone": (
+        "max(least, UNIT - distance * (UNIT // 256))",
+        "UNIT - distance * (UNIT // 256)",
+    ),
+    "a hash is worth the threshold alone": ("max(least, UNIT - distance * (UNIT // 256))", "least"),
+    "a vector outdoes a stronger signal": ("vectors | rules", "rules | vectors"),
+    "a hash outdoes a digest": ("to[position][0] < score:", "to[position][0] <= score:"),
+    "the first pair of pictures counts": (" or to[position][0] < score:", ":"),
+    "a digest counts though the policy says no": ("if policy.use_digest:", "if True:"),
+    "a digest does not count": ("if policy.use_digest:", "if False:"),
+    "a similarity may exceed one": ("min(score, UNIT)", "score"),
+    "a similarity is never negative": ("ranked[0][1][0] if ranked else 0", "max(ranked[0][1][0], 0) if ranked else 0"),
+    "ties go to the youngest": ("(-item[1][0], item[0])", "(-item[1][0], -item[0])"),
+    "ties go as found": ("(-item[1][0], item[0])", "-item[1][0]"),
+    "one neighbour too many": ("[: policy.neighbours]", "[: policy.neighbours + 1]"),
+    "hits are never too few": ("    if floor is not None and (", "    if False and ("),
+    "ties with the floor are settled": ("ranked[-1][1][0] <= floor", "ranked[-1][1][0] < floor"),
+    "fewer neighbours than asked for are settled": ("(len(ranked) < policy.neighbours or ranked", "(ranked and ranked"),
+    "one picture's hits settle all": ("floor = max((", "floor = min(("),
+    "digests of the batch are not seen": (
+        "self._world.holders(digest), *self._holders.get(digest, ())",
+        "self._world.holders(digest),",
+    ),
+    "a met id needs no hits": ("if key in met or not settled:", "if not settled:"),
+    "the shard does not name the verdict": (
+        "verdict_id(context.log_id, context.shard,",
+        "verdict_id(context.log_id, 1,",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_broken_rule_is_caught(mutation: str) -> None:
+    rules = _mutant(*MUTATIONS[mutation])
+    try:
+        caught = any(differences(_folded(seed), _log(seed), Folding(rules=rules), _SIZES) for seed in range(_LOGS))
+    except (KeyError, IndexError, AssertionError):
+        caught = True  # the fold stops: as good
+    finally:
+        del sys.modules[rules.__name__]
+    assert caught
+
+
+def test_the_unbroken_rules_pass_where_broken_ones_are_caught() -> None:
+    """The same logs and cuts, with the judge loaded in the same way."""
+    rules = _mutant("", "")
+    try:
+        for seed in range(_LOGS):
+            assert differences(_folded(seed), _log(seed), Folding(rules=rules), _SIZES) == []
+    finally:
+        del sys.modules[rules.__name__]
+
+
+def _mutant(old: str, new: str) -> ModuleType:
+    """The judge's module with `old` replaced."""
+    source = Path(judge.__file__).read_text()
+    assert old in source, f"judge.py has changed: {old!r} is not in it any more, so this mutation must change too"
+    module = ModuleType(f"mutant{random.randrange(1 << 40)}")
+    sys.modules[module.__name__] = module
+    exec(compile(source.replace(old, new) if old else source, judge.__file__, "exec"), module.__dict__)  # noqa: S102
+    return module

@@ -1,0 +1,63 @@
+"""What training and serving share."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from encoders.preprocess import DOMAINS, INPUT_PX, canary_pixels, domain_index, encoder_version, to_pixels
+
+SHAPE = (INPUT_PX, INPUT_PX, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 900), st.integers(1, 900))
+def test_any_size_becomes_one_shape(width, height):
+    pixels = to_pixels(Image.new("RGB", (width, height), (10, 20, 30)))
+    assert pixels.shape == SHAPE
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+
+
+def test_keeps_the_whole_picture_on_white():
+    pixels = to_pixels(Image.new("RGB", (100, 200), (10, 20, 30)))
+    inside, outside = pixels[:, 56:168], np.concatenate([pixels[:, :56], pixels[:, 168:]], axis=1)
+    assert (inside == (10, 20, 30)).all()
+    assert (outside == 255).all()
+
+
+def test_a_long_strip_keeps_at_least_one_pixel():
+    assert (to_pixels(Image.new("RGB", (1, 5000), "black")).min(axis=(1, 2)) < 255).all()
+
+
+def test_a_picture_of_the_right_size_is_unchanged():
+    pixels = canary_pixels()
+    assert (to_pixels(Image.fromarray(pixels)) == pixels).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
+def test_refuses_other_modes(mode):
+    with pytest.raises(ValueError, match="RGB"):
+        to_pixels(Image.new(mode, (8, 8)))
+
+
+def test_domains_keep_their_places():
+    assert DOMAINS == ("catalog", "generated")
+    assert [domain_index(domain) for domain in DOMAINS] == [0, 1]
+    with pytest.raises(ValueError, match="nonsense"):
+        domain_index("nonsense")
+
+
+def test_the_canary_is_fixed():
+    pixels = canary_pixels()
+    assert pixels.shape == SHAPE
+    assert pixels.sum() == canary_pixels().sum()
+    for wrong in (pixels[..., ::-1], pixels.transpose(1, 0, 2), pixels[::-1], pixels[:, ::-1]):
+        assert (wrong != pixels).any()
+
+
+def test_a_version_is_the_hash_of_the_file(tmp_path):
+    (tmp_path / "model").write_bytes(b"abc")
+    assert encoder_version(tmp_path / "model") == "ba7816bf8f01cfea"

@@ -1,0 +1,1 @@
+"""Tests of infra/ and docker-compose.yml, with no Docker engine."""

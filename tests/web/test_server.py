@@ -1,0 +1,189 @@
+"""The HTTP server over a fake service."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from streams.errors import Fatal, Invalid, Retryable
+from streams.events import Verdict
+from streams.web.server import Service, WebOptions, WebServer
+
+VERDICT = Verdict(
+    verdict_id="v", design_id="", verdict="duplicate", similarity=0.97, threshold=0.9, neighbours=(), category="shirt",
+    tenant="default", generator="", encoder_version="e", policy_version="p", image_digests=("d",), position=42, shard=0,
+    submitted_at_ms=0, advisory=False,
+)  # fmt: skip
+
+
+class FakeService:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.error: Exception | None = None
+        self.asked: list[tuple[Sequence[bytes], str, str]] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    def not_ready(self) -> list[str]:
+        return self.reasons
+
+    async def check(self, files: Sequence[bytes], category: str, tenant: str) -> Verdict:
+        self.asked.append((files, category, tenant))
+        await self.hold.wait()
+        if self.error is not None:
+            raise self.error
+        return VERDICT
+
+    async def verdict(self, design_id: str) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return msgspec.json.encode(VERDICT) if design_id == "a/b é" else b""
+
+
+OPTIONS = WebOptions(max_image_bytes=1000, max_request_bytes=3000, timeout_s=0.5, checks_at_once=2, tenant="shop")
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+async def client(service: FakeService) -> AsyncIterator[TestClient]:
+    checked: Service = service
+    async with TestClient(TestServer(WebServer(checked, OPTIONS).application())) as client:
+        yield client
+
+
+def form(*files: bytes, name: str = "image") -> aiohttp.FormData:
+    data = aiohttp.FormData()
+    for number, file in enumerate(files):
+        data.add_field(name, file, filename=f"{number}.jpg", content_type="image/jpeg")
+    return data
+
+
+async def test_a_live_loop_answers(client: TestClient) -> None:
+    answer = await client.get("/livez")
+    assert answer.status == 200
+    assert answer.headers["Server"] == "design-dedup"
+
+
+async def test_readiness_says_why_not(client: TestClient, service: FakeService) -> None:
+    assert (await client.get("/readyz")).status == 200
+    service.reasons = ["the encoder is down"]
+    answer = await client.get("/readyz")
+    assert answer.status == 503
+    assert await answer.json() == {"ready": False, "reasons": ["the encoder is down"]}
+
+
+async def test_metrics_are_prometheus_text(client: TestClient) -> None:
+    answer = await client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert "dedup_ready" in await answer.text()
+
+
+async def test_a_raw_body_is_one_picture(client: TestClient, service: FakeService) -> None:
+    answer = await client.post("/v1/check?category=shirt", data=b"picture")
+    assert answer.status == 200
+    assert (await answer.json())["position"] == 42
+    assert service.asked == [([b"picture"], "shirt", "shop")]
+
+
+async def test_a_form_holds_up_to_eight_pictures(client: TestClient, service: FakeService) -> None:
+    answer = await client.post("/v1/check?tenant=other", data=form(b"one", b"two"))
+    assert answer.status == 200
+    assert service.asked == [([b"one", b"two"], "", "other")]
+    too_many = await client.post("/v1/check", data=form(*[b"x"] * 9))
+    assert too_many.status == 400
+
+
+@pytest.mark.parametrize("data", [form(b"x", name="file"), aiohttp.FormData({"image": "x"}, default_to_multipart=True)])
+async def test_a_form_with_other_parts(client: TestClient, service: FakeService, data: aiohttp.FormData) -> None:
+    answer = await client.post("/v1/check", data=data)
+    assert answer.status == (200 if service.asked else 400)
+
+
+async def test_a_form_that_is_none(client: TestClient) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = await client.post("/v1/check", data=b"nothing of it", headers=headers)
+    assert answer.status == 400
+    answer = await client.post("/v1/check", data=b"--x--\r\n", headers=headers)
+    assert await answer.json() == {"reason": "bad_request", "message": "no part named `image`"}
+
+
+async def test_a_large_picture_is_refused(client: TestClient, service: FakeService) -> None:
+    assert (await client.post("/v1/check", data=b"x" * 1001)).status == 413
+    assert (await client.post("/v1/check", data=form(b"x" * 1001))).status == 413
+    assert (await client.post("/v1/check", data=form(*[b"x" * 900] * 4))).status == 413
+    assert (await client.post("/v1/check", data=b"x" * 100_000)).status == 413
+    assert not service.asked
+
+
+async def test_errors_have_a_status_each(client: TestClient, service: FakeService) -> None:
+    service.error = Invalid("not_an_image", "not a picture")
+    answer = await client.post("/v1/check", data=b"x")
+    assert (answer.status, await answer.json()) == (400, {"reason": "not_an_image", "message": "not a picture"})
+    service.error = Retryable("no owner")
+    answer = await client.post("/v1/check", data=b"x")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    service.error = RuntimeError("secret")
+    answer = await client.post("/v1/check", data=b"x")
+    assert answer.status == 500
+    assert "secret" not in await answer.text()
+
+
+async def test_an_unknown_path_and_method_are_json(client: TestClient) -> None:
+    assert (await (await client.get("/nothing")).json())["reason"] == "not_found"
+    answer = await client.get("/v1/check")
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+
+
+async def test_the_verdict_of_a_design(client: TestClient, service: FakeService) -> None:
+    answer = await client.get("/v1/verdicts/a%2Fb%20%C3%A9")
+    assert (await answer.json())["similarity"] == 0.97
+    assert (await client.get("/v1/verdicts/unknown")).status == 404
+    service.error = Retryable("this worker does not own shard 0 now")
+    assert (await client.get("/v1/verdicts/unknown")).status == 503
+
+
+async def test_a_slow_answer_ends(client: TestClient, service: FakeService) -> None:
+    service.hold.clear()
+    answer = await client.post("/v1/check", data=b"x")
+    assert answer.status == 503
+    assert "within 0.5 s" in await answer.text()
+
+
+async def test_too_many_checks_at_once(client: TestClient, service: FakeService) -> None:
+    service.hold.clear()
+    waiting = [asyncio.create_task(client.post("/v1/check", data=b"x")) for _ in range(2)]
+    while len(service.asked) < 2:
+        await asyncio.sleep(0.01)
+    assert (await client.post("/v1/check", data=b"x")).status == 503
+    service.hold.set()
+    assert [(await answer).status for answer in waiting] == [200, 200]
+
+
+async def test_a_slow_sender_is_let_go(client: TestClient) -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(2)
+        yield b"x"
+
+    answer = await client.post("/v1/check", data=drip())
+    assert answer.status == 408
+
+
+async def test_it_listens_on_a_free_port_and_says_where(service: FakeService) -> None:
+    server = WebServer(service, WebOptions(port=0))
+    address = await server.start()
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"{address}/livez") as answer:
+            assert answer.status == 200
+        port = int(address.rpartition(":")[2])
+        with pytest.raises(Fatal, match="cannot listen"):
+            await WebServer(service, WebOptions(port=port)).start()
+    finally:
+        await server.stop()
