@@ -5,7 +5,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 LOCKS := infra/locks
-PIP := -m pip --disable-pip-version-check --no-input -q
+PIP := -m pip --disable-pip-version-check --no-input -qq
 
 # A stamp carries the checksum of what was installed: another content is another file, so nothing is installed twice.
 checksum = $(shell cat $(1) 2>/dev/null | cksum | cut -d' ' -f1)
@@ -14,7 +14,8 @@ TRITON := .venv-triton/installed-$(call checksum,$(LOCKS)/triton.txt)
 TEST := .venv-test/installed-$(call checksum,$(LOCKS)/test.txt $(LOCKS)/torch.txt $(LOCKS)/broker.txt pyproject.toml)
 
 SHELL := /bin/sh
-MAKEFLAGS += --no-print-directory
+# Environments are installed side by side.
+MAKEFLAGS += --no-print-directory -j3
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench envs service-env triton-env test-env python clean
 
@@ -72,11 +73,12 @@ clean:
 	rm -rf .venv .venv-triton .venv-test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf build ./*.egg-info report*.html
 
-# One line a step: what it is, and how long it took.
-step = begin=$$(date +%s); printf '%-48s' "$(1)";
+# A line a step: what it is, and how long it took.
+step = begin=$$(date +%s); printf '%-15s' "$(1)";
 passed = echo "ok, $$(( $$(date +%s) - begin )) s"
-installed = touch $@ && echo "$$(( $$(date +%s) - begin )) s"
-fresh = $(call step,installing the environment of $(2)) rm -f $(1)/installed-* && "$(PYTHON)" -m venv $(1) &&
-# The broker is held to its hash; the project itself is installed as links to this folder.
+fresh = begin=$$(date +%s); echo "installing $(1) ($(2))"; \
+	rm -f $(1)/installed-* && "$(PYTHON)" -m venv $(1) &&
+installed = touch $@ && echo "installed $(@D) in $$(( $$(date +%s) - begin )) s"
+# The broker is held to its hash; the project itself is installed as a link to this folder.
 project = $(1)/bin/python $(PIP) install --no-deps --require-hashes -r $(LOCKS)/broker.txt && \
 	$(1)/bin/python $(PIP) install --no-deps -e .

@@ -4,8 +4,8 @@
 
 A gallery of 6,000 packshots; unrelated queries (every gallery photo against the other products, and photos of two other
 sets) and genuine copies (edits of gallery photos). Products are halved: one half chooses, the other one is reported.
-One threshold for all categories; nothing here is fitted to a catalogue of one's own. About eight minutes on one core the
-first time; features are cached in --cache.
+One threshold for all categories; nothing here is fitted to a catalogue of one's own. Some six minutes on one idle core
+the first time; features are cached in --cache.
 """
 
 import argparse
@@ -45,10 +45,6 @@ class Described(NamedTuple):
     bits: NDArray[np.int8]
     quality: NDArray[np.int16]
     colour: NDArray[np.int16]
-
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> "Described":
-        """Only these rows."""
-        return Described(*(part[rows] for part in self))
 
 
 def describe(images: Iterable[Image.Image], session: Any) -> Described:
@@ -91,6 +87,10 @@ class Pairs(NamedTuple):
     distance: NDArray[np.int16]
     colour: NDArray[np.int16]
     quality: NDArray[np.int16]
+
+    def only(self, keep: NDArray[np.bool_]) -> "Pairs":
+        """The pairs marked in `keep`."""
+        return Pairs(self.query[keep], self.distance[keep], self.colour[keep], self.quality[keep])
 
     def fired(self, distance: int, colour: int, quality: int) -> NDArray[np.intp]:
         """The queries for which the rule fires."""
@@ -170,10 +170,8 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> dict[str, obje
     # The hash rule: unrelated photos and other colourways alike must not fire it.
     false_pairs = near_pairs(gallery, gallery, ~np.eye(len(shop), dtype=bool))
     copy_pairs = {edit: near_pairs(copy, gallery, own) for edit, copy in copies.items()}
-    in_half = Pairs(*(part[chooses[false_pairs.query]] for part in false_pairs))
-    half_copies = {
-        edit: Pairs(*(part[chooses[originals[pairs.query]]] for part in pairs)) for edit, pairs in copy_pairs.items()
-    }
+    in_half = false_pairs.only(chooses[false_pairs.query])
+    half_copies = {edit: pairs.only(chooses[originals[pairs.query]]) for edit, pairs in copy_pairs.items()}
     rule = choose_hash_rule(in_half, half_copies, allowed=0)
 
     reported, reported_copies = ~chooses, ~chooses[originals]

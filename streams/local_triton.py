@@ -47,7 +47,7 @@ def triton_command(
     stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
     for needed in (server, stub):
         if not needed.is_file():
-            raise Fatal(f"{needed} is missing: make the environment again with `make triton-env`")
+            raise Fatal(f"{needed} is missing: make the environment again from infra/locks/triton.txt")
     backend = backend_dir / "python"
     if backend.exists():
         shutil.rmtree(backend)
@@ -95,7 +95,7 @@ def _site_packages(venv: Path) -> tuple[Path, str]:
     for packages in (venv / "lib").glob("python3.*/site-packages"):
         if (packages / "pytriton").is_dir():
             return packages, packages.parent.name.removeprefix("python")
-    raise Fatal(f"{venv} holds no nvidia-pytriton: make it with `make triton-env`")
+    raise Fatal(f"{venv} holds no nvidia-pytriton: make it from infra/locks/triton.txt")
 
 
 def _library_dir(venv: Path) -> str:

@@ -14,6 +14,9 @@ T = TypeVar("T")
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 2.0
 
+# What is worth a line is logged below; stamina's own hook logs every attempt.
+stamina.instrumentation.set_on_retry_hooks([])
+
 _log = structlog.get_logger(__name__)
 
 

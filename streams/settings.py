@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20_000_000, ge=1_000, description="Largest picture file.")
     max_image_pixels: int = Field(50_000_000, ge=10_000, description="Most pixels in one picture.")
     decode_timeout_s: float = Field(10.0, gt=0, description="Longest decoding of one picture.")
-    image_schemes: Words = Field(("https", "s3", "gs"), description="Schemes allowed in references, comma separated.")
+    image_schemes: Words = Field(("https",), description="Schemes allowed in references: https, http, file, s3, gs.")
     image_roots: Words = Field((), description="Folders under which `file:` references may lie, comma separated.")
     image_private_hosts: Words = Field((), description="`host:port` entries that may have private addresses.")
     fetch_timeout_s: float = Field(15.0, gt=0, description="Longest fetch of one reference, retries included.")

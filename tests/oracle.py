@@ -55,10 +55,12 @@ class _Shelf:
         self.start = np.searchsorted(self.record, range(len(log) + 1))
         self.names: dict[Any, int] = defaultdict(lambda: len(self.names))
         self.digest = np.array([self.names[row[1]] for row in rows], int)
-        self.hash = _bytes([row[2] for row in rows], np.uint8)
+        self.hash = _bytes([row[2] for row in rows], np.uint64)
         self.quality = np.array([row[3] for row in rows], int)
         self.colour = _bytes([row[4] for row in rows], np.uint8).astype(int)
-        self.vector = _bytes([row[5] for row in rows], "<i2").astype(float)  # whole numbers below 2^53: exact
+        self.vector = _bytes([row[5] for row in rows], "<i2").astype(np.float32)
+        # So no sum on the way to a dot product exceeds 2^24, and float32 is exact.
+        assert ((self.vector.astype(float) ** 2).sum(axis=1) < 2**24).all()
         self.encoder = np.array([self.names[log[row[0]].get("encoder", "")] for row in rows], int)
         self.owner = np.array([self.names[_key(log[row[0]])] for row in rows], int)
         self.made_from = np.full(len(rows), -1)
@@ -83,14 +85,15 @@ class _Shelf:
         rows = np.flatnonzero(self.exists & (self.owner != me) & (self.made_from != me))
         if not len(rows):
             return []
-        vector = (self.vector[rows] @ self.vector[mine].T).max(axis=1)
+        vector = np.einsum("rd,qd->rq", self.vector[rows], self.vector[mine]).max(axis=1).astype(float)
         vector[self.encoder[rows] != self.encoder[mine][0]] = -np.inf
         distance = np.full(len(rows), np.inf)
-        for picture in range(mine.start, mine.stop) if policy["use_hash"] else ():
-            bits = np.bitwise_count(self.hash[rows] ^ self.hash[picture]).sum(axis=1, dtype=int)
-            fires = (bits <= policy["hash_distance"]) & (self.quality[rows] >= policy["hash_quality"])
-            fires &= bool(self.quality[picture] >= policy["hash_quality"])
-            for i in np.flatnonzero(fires):
+        good, hashes = self.quality >= policy["hash_quality"], self.hash[rows]
+        for picture in range(mine.start, mine.stop):
+            if not (policy["use_hash"] and good[picture]):
+                continue
+            bits = np.bitwise_count(hashes ^ self.hash[picture]).sum(axis=1, dtype=int)
+            for i in np.flatnonzero((bits <= policy["hash_distance"]) & good[rows]):
                 if np.abs(self.colour[rows[i]] - self.colour[picture]).max() <= policy["hash_colour"]:
                     distance[i] = min(distance[i], bits[i])
         same = np.isin(self.digest[rows], self.digest[mine]) & policy["use_digest"]
@@ -101,8 +104,8 @@ class _Shelf:
         score = np.where(hashed, np.maximum(least, UNIT - distance * 16384), np.minimum(vector, UNIT))
         score = np.where(same, UNIT, score)
         signal = np.where(same, "digest", np.where(hashed, "hash", "vector"))
-        ranked = [i for i in np.argsort(-score, kind="stable") if score[i] > -np.inf]
-        return [(int(score[i]), int(things[i]), str(signal[i])) for i in ranked[: policy["neighbours"] + 1]]
+        best = np.argsort(-score, kind="stable")[: policy["neighbours"] + 1]
+        return [(int(score[i]), int(things[i]), str(signal[i])) for i in best if score[i] > -np.inf]
 
 
 def _bytes(values: list[bytes], kind: Any) -> Any:

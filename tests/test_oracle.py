@@ -106,7 +106,7 @@ def test_twins_and_what_became_of_them() -> None:
     assert near(folded.verdicts[2]) == [("i", 2000 * 2048 / UNIT, "vector")]
     assert near(folded.verdicts[4]) == [("i", 1.0, "vector"), ("e", 1.0, "digest")]
     assert folded.live == {("design", "e"): 3, ("design", "d"): 11}
-    assert folded.counts["duplicate by digest"] == 1
+    assert folded.counts["duplicate by vector"] == 3
 
 
 def test_a_hash_fires_within_its_limits_and_outdoes_the_vector() -> None:

@@ -324,7 +324,7 @@ def _judge_one(now: _Overlay, entry: Entry, hits: Hits, context: Context) -> Ver
 
 def _made_from(now: _Overlay, key: Key, design_id: str) -> bool:
     thing = now.thing(key) if key[0] == "item" else None
-    return thing is not None and thing.made_from == design_id
+    return thing is not None and thing.made_from == design_id != ""
 
 
 def _living(now: _Overlay, position: int) -> Key:

@@ -1,7 +1,6 @@
 """The worker: one or both stages as Faust apps in one event loop, and everything they need, made from the settings."""
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
 from streams import metrics
 from streams.decide.policy import load_policy
@@ -28,7 +25,7 @@ from streams.kafka.dead_letters import FloodGate, resumed_at
 from streams.kafka.delivery import DeliveryApp, Flow, Work, pump
 from streams.kafka.ports import KafkaLedger, KafkaLog
 from streams.kafka.producer import Message, Producer
-from streams.kafka.topics import Topics, create_topics, high_watermark, read_to_end
+from streams.kafka.topics import Topics, committed_offsets, create_topics, high_watermark, read_to_end
 from streams.retry import patiently
 from streams.settings import Settings
 
@@ -102,6 +99,7 @@ class Worker:
     async def start(self) -> None:
         """Connect to everything, waiting for what is down, and begin to work."""
         settings = self._settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         # Read first: a wrong policy file must stop a worker before it touches anything.
         policy = load_policy(settings.policy_file)
         await self._patiently("kafka", lambda: create_topics(settings.kafka_bootstrap, self._topics, self._security))
@@ -253,25 +251,16 @@ class Worker:
 
     async def _await_catalog(self, ends: Mapping[str, int]) -> None:
         """Let designs through when the group has passed the end that the catalogue had when the log was made."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap, **self._security)
+        settings = self._settings
 
         async def passed() -> bool:
-            try:
-                if admin.client is None or not admin._started:
-                    await admin.start()
-                offsets = await admin.list_consumer_group_offsets(f"{self._settings.group}-embed")
-            except (KafkaError, OSError) as error:
-                raise Retryable(f"kafka: {error!r}") from error
-            done = {f"{tp.topic}/{tp.partition}": meta.offset for tp, meta in offsets.items()}
-            return all(done.get(partition, 0) >= end for partition, end in ends.items())
+            topic = self._topics.catalog
+            done = await committed_offsets(settings.kafka_bootstrap, f"{settings.group}-embed", topic, self._security)
+            return all(done[partition] >= ends.get(f"{topic.name}/{partition}", 0) for partition in done)
 
-        try:
-            if any(ends.values()):
-                while not await self._patiently("kafka", passed):  # noqa: ASYNC110 - other workers move it too
-                    await asyncio.sleep(_POLL_S)
-        finally:
-            with contextlib.suppress(KafkaError, OSError):
-                await admin.close()
+        if any(ends.values()):
+            while not await self._patiently("kafka", passed):  # noqa: ASYNC110 - other workers move it too
+                await asyncio.sleep(_POLL_S)
         await self._say_ready()
         await asyncio.Event().wait()
 

@@ -51,9 +51,11 @@ _TOPIC_RESOURCE: Final = 2
 _READ_UNCOMMITTED: Final = 0
 _CREATE_WAIT_MS: Final = 10_000
 _FETCH_WAIT_MS: Final = 20
+_LONGEST_WAIT_MS: Final = 1_000
+_DOUBTS: Final = 5  # so often a gap is asked for again: Tansu passes over a record that is just being written
+_DOUBT_S: Final = 0.05
 _FETCH_BYTES: Final = 50 << 20
 _BEYOND_END_S: Final = 5.0  # after a change of leader the high watermark may stand too low for a moment
-_EMPTY_ANSWERS: Final = 3  # after so many below the high watermark, the offsets up to it hold no record any more
 _DOWN: Final = (KafkaError, OSError, TimeoutError)
 _HOPELESS: Final = (
     GroupAuthorizationFailedError,
@@ -154,6 +156,7 @@ async def read_to_end(
     security: Mapping[str, Any] = _NO_SECURITY,
     *,
     require_end: bool = False,
+    compacted: bool = False,
     timeout_s: float = 20.0,
     max_bytes: int = 8 << 20,
 ) -> AsyncGenerator[ConsumerRecord, None]:
@@ -161,9 +164,11 @@ async def read_to_end(
 
     Without `end`: up to the high watermark of the first fetch response, so everything acknowledged before the call is
     in and a busy writer cannot keep the reader for ever. An `end` beyond the log is cut to what is there, unless
-    `require_end`: then it is waited for. Offsets without a record (compaction, transaction markers) are passed over.
+    `require_end`: then it is waited for. Offsets without a record (compaction, transaction markers) are passed over;
+    only of a `compacted` topic is it believed that nothing is left below the watermark, and after `timeout_s` at that:
+    a busy Tansu says so of records that are there. For the same reason a gap elsewhere is asked for again some times.
 
-    Retryable when the broker gives no answer for `timeout_s`; Fatal when `start` is not in the log: below its
+    Retryable when the broker gives no right answer for `timeout_s`; Fatal when `start` is not in the log: below its
     beginning (records were lost), or beyond its end (the topic was made anew). After a change of leader in a cluster
     the watermark may stand below acknowledged records until the replicas have fetched again, some 0.5 s.
     """
@@ -175,6 +180,7 @@ async def read_to_end(
     async with _connected(bootstrap, security, timeout_s) as client:
         beyond_s = min(_BEYOND_END_S, timeout_s / 2)
         reader = _Reader(client, TopicPartition(topic, partition), start, max_bytes, beyond_s)
+        reader.compacted, reader.longest_wait_ms = compacted, min(_LONGEST_WAIT_MS, int(timeout_s * 250))
         while target is None or reader.position < target:
             records = await _insist(reader.next_records, bootstrap, timeout_s)
             target = reader.high_watermark if target is None else target
@@ -182,12 +188,34 @@ async def read_to_end(
                 if record.offset >= target:
                     return
                 yield record
-            if not reader.at_end:
-                continue
-            if not require_end or reader.position < reader.high_watermark:
+            if reader.position >= reader.high_watermark and not require_end:
                 return
-            if late.lost(again=bool(records)) and reader.position < target:
-                raise Retryable(f"{topic}[{partition}] ends at {reader.position}, wanted up to {target}")
+            if records or reader.position >= target:
+                late.reset()
+            elif late.lost():
+                if compacted and reader.position < reader.high_watermark:
+                    return
+                raise Retryable(
+                    f"{topic}[{partition}]: no record from {reader.position} on, wanted up to {target}; "
+                    f"the log ends at {reader.high_watermark}"
+                )
+
+
+async def committed_offsets(
+    bootstrap: str, group: str, topic: Topic, security: Mapping[str, Any] = _NO_SECURITY
+) -> dict[int, int]:
+    """What a consumer group has committed, by partition; 0 where nothing was. Retryable when nobody answers."""
+    # Not the admin client: it asks for every partition at once, and Tansu drops the connection.
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, **security)
+    tps = [TopicPartition(topic.name, partition) for partition in range(topic.partitions)]
+    try:
+        await consumer.start()
+        consumer.assign(tps)
+        return {tp.partition: await consumer.committed(tp) or 0 for tp in tps}
+    except _DOWN as error:
+        raise Retryable(f"kafka at {bootstrap}: {error!r}") from error
+    finally:
+        await consumer.stop()
 
 
 async def high_watermark(
@@ -226,6 +254,8 @@ class _Reader:
 
     def __init__(self, client: AIOKafkaClient, tp: TopicPartition, start: int, max_bytes: int, beyond_s: float) -> None:
         self.position = start
+        self.compacted = False
+        self.longest_wait_ms = _LONGEST_WAIT_MS
         self.high_watermark = 0
         self._client = client
         self._tp = tp
@@ -233,11 +263,7 @@ class _Reader:
         self._leader: int | None = None
         self._beyond = _Patience(beyond_s)
         self._empty_answers = 0
-
-    @property
-    def at_end(self) -> bool:
-        """Whether nothing more is there: all was read, or every offset up to the end is without a record."""
-        return self.position >= self.high_watermark or self._empty_answers >= _EMPTY_ANSWERS
+        self._doubts = 0
 
     async def look(self) -> None:
         """Ask only how far the log goes."""
@@ -253,7 +279,7 @@ class _Reader:
                     "was the topic made anew?"
                 )
             raise KafkaError(f"{self._where} ends at {self.high_watermark}, before {self.position}")
-        self._beyond.lost(again=True)
+        self._beyond.reset()
         if not raw:
             self._empty_answers += 1
             return []
@@ -262,8 +288,15 @@ class _Reader:
             raise KafkaError(f"{self._where}: {len(raw)} bytes without one whole batch")
         batches = PartitionRecords(self._tp, memory, None, self.position, None, None, True, _READ_UNCOMMITTED)
         records = list(batches)
-        self.position = batches.next_fetch_offset
         self._empty_answers = 0
+        whole = len(records) if self.compacted else _unbroken(records, self.position)
+        if whole < len(records) and self._doubts < _DOUBTS:
+            self._doubts = self._doubts + 1 if whole == 0 else 1
+            await asyncio.sleep(_DOUBT_S)
+            self.position += whole
+            return records[:whole]
+        self._doubts = 0
+        self.position = batches.next_fetch_offset
         return records
 
     async def _fetch(self) -> bytes:
@@ -271,7 +304,8 @@ class _Reader:
         if leader is None:
             leader = await self._find_leader()
         wanted = [(self._tp.topic, [(self._tp.partition, self.position, self._max_bytes)])]
-        request = FetchRequest(_FETCH_WAIT_MS, 1, _FETCH_BYTES, _READ_UNCOMMITTED, wanted)
+        wait_ms = min(_FETCH_WAIT_MS * 4**self._empty_answers, self.longest_wait_ms)
+        request = FetchRequest(wait_ms, 1, _FETCH_BYTES, _READ_UNCOMMITTED, wanted)
         response = await self._client.send(leader, request)
         for _, partitions in response.topics:
             for _, code, high_watermark, *_, raw in partitions:
@@ -301,6 +335,11 @@ class _Reader:
         return f"{self._tp.topic}[{self._tp.partition}]"
 
 
+def _unbroken(records: list[ConsumerRecord], position: int) -> int:
+    """How many records follow one another from `position` on."""
+    return next((i for i, record in enumerate(records) if record.offset != position + i), len(records))
+
+
 class _Patience:
     """How long something has gone on without a break."""
 
@@ -308,12 +347,16 @@ class _Patience:
         self._seconds = seconds
         self._since: float | None = None
 
-    def lost(self, *, again: bool = False) -> bool:
-        """Whether it has lasted too long; `again` counts from now."""
+    def lost(self) -> bool:
+        """Whether it has lasted too long."""
         now = asyncio.get_running_loop().time()
-        if self._since is None or again:
+        if self._since is None:
             self._since = now
         return now - self._since >= self._seconds
+
+    def reset(self) -> None:
+        """It ended."""
+        self._since = None
 
 
 @contextlib.asynccontextmanager

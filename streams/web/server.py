@@ -205,17 +205,23 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     """Every answer that is not the one asked for is JSON with a reason and a message."""
     try:
         return await handler(request)
-    except _Refused as error:
-        return _problem(error.status, error.reason, str(error))
-    except Invalid as error:
-        return _problem(400, error.reason, str(error))
-    except Retryable as error:
-        return _problem(503, "unavailable", str(error), {"Retry-After": str(_RETRY_AFTER_S)})
-    except web.HTTPException as error:
-        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return _problem(error.status, error.reason.lower().replace(" ", "_"), error.reason, allowed)
-    except ValueError as error:  # aiohttp's multipart reader
-        return _problem(400, "bad_request", f"the body cannot be read: {error}")
-    except Exception:  # the worker must not die of a question
-        _log.exception("a request failed", path=request.path)
-        return _problem(500, "error", "an unexpected error; the worker's log has it")
+    except Exception as error:  # noqa: BLE001 - the worker must not die of a question
+        return _answer_to(error, request.path)
+
+
+def _answer_to(error: Exception, path: str) -> web.Response:
+    match error:
+        case _Refused():
+            return _problem(error.status, error.reason, str(error))
+        case Invalid():
+            return _problem(400, error.reason, str(error))
+        case Retryable():
+            return _problem(503, "unavailable", str(error), {"Retry-After": str(_RETRY_AFTER_S)})
+        case web.HTTPException():
+            allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            return _problem(error.status, error.reason.lower().replace(" ", "_"), error.reason, allowed)
+        case ValueError():  # aiohttp's multipart reader
+            return _problem(400, "bad_request", f"the body cannot be read: {error}")
+        case _:
+            _log.error("a request failed", path=path, exc_info=error)
+            return _problem(500, "error", "an unexpected error; the worker's log has it")

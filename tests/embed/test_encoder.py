@@ -3,14 +3,22 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from encoders.preprocess import INPUT_PX, canary_pixels
-from streams.embed.encoder import MAX_BATCH, Canary, LocalEncoder, TritonEncoder, check_vectors, model_path
+from encoders.preprocess import INPUT_PX, Domain, canary_pixels
+from streams.embed.encoder import MAX_BATCH, Canary, Encoder, LocalEncoder, TritonEncoder, check_vectors, model_path
 from streams.errors import Fatal, Retryable
+
+Vectors = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Spoil = Callable[[Vectors, Any], tuple[Any, Any]]
 
 DIM = 8
 VERSION = "0123456789abcdef"
@@ -18,34 +26,34 @@ ANSWER = np.eye(DIM, dtype=np.float32)[3]
 
 
 class Reply:
-    def __init__(self, embedding, version):
+    def __init__(self, embedding: Any, version: Any) -> None:
         self.outputs = {"embedding": embedding, "version": version}
 
-    def as_numpy(self, name):
+    def as_numpy(self, name: str) -> Any:
         return self.outputs[name]
 
 
 class Server:
     """Every client of one URL. Answers rightly unless `spoil` says otherwise."""
 
-    def __init__(self):
-        self.requests = []
-        self.clients = []
-        self.spoil = lambda embedding, version: (embedding, version)
-        self.error = None
-        self.hold = None
+    def __init__(self) -> None:
+        self.requests: list[int] = []
+        self.clients: list[Client] = []
+        self.spoil: Spoil = lambda embedding, version: (embedding, version)
+        self.error: BaseException | None = None
+        self.hold: asyncio.Event | None = None
 
-    def connect(self, url):
+    def connect(self, url: str) -> "Client":
         self.clients.append(Client(self))
         return self.clients[-1]
 
 
 class Client:
-    def __init__(self, server):
+    def __init__(self, server: Server) -> None:
         self.server = server
         self.closed = False
 
-    async def infer(self, model, inputs, client_timeout):
+    async def infer(self, model: str, inputs: list[Any], client_timeout: float) -> Any:
         assert model == "design_encoder"
         assert client_timeout == 1.5
         assert not self.closed
@@ -62,11 +70,11 @@ class Client:
         version = np.full((count, 1), VERSION.encode(), dtype=object)
         return Reply(*self.server.spoil(embedding, version))
 
-    async def close(self):
+    async def close(self) -> None:
         self.closed = True
 
 
-def write_canary(folder, **changes):
+def write_canary(folder: Path, **changes: Any) -> Path:
     stored = {
         "version": VERSION,
         "pixels_sha256": hashlib.sha256(canary_pixels().tobytes()).hexdigest(),
@@ -77,17 +85,17 @@ def write_canary(folder, **changes):
 
 
 @pytest.fixture
-def server():
+def server() -> Server:
     return Server()
 
 
 @pytest.fixture
-def failures():
+def failures() -> list[int]:
     return []
 
 
 @pytest.fixture
-async def encoder(tmp_path, server, failures):
+async def encoder(tmp_path: Path, server: Server, failures: list[int]) -> AsyncIterator[TritonEncoder]:
     encoder = TritonEncoder(
         "nowhere:1", write_canary(tmp_path), timeout_s=1.5, canary_every_s=60, new_client=server.connect,
         on_canary_failure=lambda: failures.append(1),
@@ -96,33 +104,38 @@ async def encoder(tmp_path, server, failures):
     await encoder.close()
 
 
-def pictures(n):
+def is_healthy(encoder: Encoder) -> bool:
+    """Asked through a function, since the type checker believes that an attribute stays as it was."""
+    return encoder.healthy
+
+
+def pictures(n: int) -> tuple[Pixels, list[Domain]]:
     return np.zeros((n, INPUT_PX, INPUT_PX, 3), np.uint8), ["catalog"] * n
 
 
-async def test_good_replies(encoder, server, failures):
-    assert not encoder.healthy
+async def test_good_replies(encoder: TritonEncoder, server: Server, failures: list[int]) -> None:
+    assert not is_healthy(encoder)
     vectors = await encoder.encode(*pictures(3))
     assert vectors.shape == (3, DIM)
     assert vectors.dtype == np.float32
-    assert encoder.healthy
+    assert is_healthy(encoder)
     await encoder.encode(*pictures(2))
     assert server.requests == [4, 2]  # the canary rode in the first one only
     assert not failures
 
 
-async def test_nothing_to_encode_asks_nothing(encoder, server):
+async def test_nothing_to_encode_asks_nothing(encoder: TritonEncoder, server: Server) -> None:
     assert (await encoder.encode(*pictures(0))).shape == (0, DIM)
     assert not server.requests
 
 
-async def test_large_calls_are_split_and_leave_room_for_the_canary(encoder, server):
+async def test_large_calls_are_split_and_leave_room_for_the_canary(encoder: TritonEncoder, server: Server) -> None:
     assert len(await encoder.encode(*pictures(150))) == 150
     assert server.requests == [64, 63, 24]
     assert max(server.requests) <= MAX_BATCH
 
 
-async def test_the_canary_rides_again_after_its_period(encoder, server):
+async def test_the_canary_rides_again_after_its_period(encoder: TritonEncoder, server: Server) -> None:
     encoder._canary_every_s = 0.05
     await encoder.encode(*pictures(1))
     await encoder.encode(*pictures(1))
@@ -131,35 +144,35 @@ async def test_the_canary_rides_again_after_its_period(encoder, server):
     assert server.requests == [2, 1, 2]
 
 
-async def test_an_idle_encoder_asks_by_itself(encoder, server):
+async def test_an_idle_encoder_asks_by_itself(encoder: TritonEncoder, server: Server) -> None:
     encoder._canary_every_s = 0.02
     await encoder.start()
-    assert encoder.healthy
+    assert is_healthy(encoder)
     server.error = InferenceServerException("gone")
     await asyncio.sleep(0.1)
-    assert not encoder.healthy
+    assert not is_healthy(encoder)
     server.error = None
     await asyncio.sleep(0.1)
-    assert encoder.healthy
+    assert is_healthy(encoder)
     assert set(server.requests) == {1}
 
 
-async def test_start_does_not_wait_for_a_server_that_is_down(encoder, server):
+async def test_start_does_not_wait_for_a_server_that_is_down(encoder: TritonEncoder, server: Server) -> None:
     server.error = InferenceServerException("not there")
     await encoder.start()
-    assert not encoder.healthy
+    assert not is_healthy(encoder)
 
 
-def spoiled(name):
-    def nan(e, v):
+def spoiled(name: str) -> Spoil:
+    def nan(e: Vectors, v: Any) -> tuple[Vectors, Any]:
         e[0, 0] = np.nan
         return e, v
 
-    def canary_only(e, v):
+    def canary_only(e: Vectors, v: Any) -> tuple[Vectors, Any]:
         e[-1] = np.eye(DIM, dtype=np.float32)[4]
         return e, v
 
-    def mixed_versions(e, v):
+    def mixed_versions(e: Vectors, v: Any) -> tuple[Vectors, Any]:
         v[0, 0] = b"fedcba9876543210"
         return e, v
 
@@ -188,48 +201,54 @@ BAD = ["nan", "infinite", "all zero", "norm", "too few", "too many", "dimension"
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_bad_replies_are_thrown_away(encoder, server, failures, name):
+async def test_bad_replies_are_thrown_away(
+    encoder: TritonEncoder, server: Server, failures: list[int], name: str
+) -> None:
     server.spoil = spoiled(name)
     with pytest.raises(Retryable):
         await encoder.encode(*pictures(2))
-    assert not encoder.healthy
+    assert not is_healthy(encoder)
     assert failures == [1]
     assert server.clients[0].closed
     server.spoil = lambda e, v: (e, v)
     assert len(await encoder.encode(*pictures(2))) == 2
-    assert encoder.healthy
+    assert is_healthy(encoder)
     assert server.requests == [3, 3]  # a new connection begins with the canary
     assert len(server.clients) == 2
 
 
-async def test_a_reply_that_cannot_be_parsed(encoder, server, failures):
+async def test_a_reply_that_cannot_be_parsed(encoder: TritonEncoder, server: Server, failures: list[int]) -> None:
     class Broken:
-        def as_numpy(self, name):
+        def as_numpy(self, name: str) -> Any:
             raise ValueError("cannot reshape array")
 
     server.spoil = lambda e, v: (e, v)
     await encoder.encode(*pictures(1))
 
-    async def infer(model, inputs, client_timeout):
+    async def infer(model: str, inputs: list[Any], client_timeout: float) -> Any:
         return Broken()
 
-    server.clients[0].infer = infer
+    server.clients[0].infer = infer  # type: ignore[method-assign]
     with pytest.raises(Retryable, match="cannot be read"):
         await encoder.encode(*pictures(1))
     assert failures == [1]
 
 
-@pytest.mark.parametrize("error", [InferenceServerException("UNAVAILABLE"), OSError("network"), asyncio.CancelledError()])
-async def test_an_outage_is_retryable_and_no_canary_failure(encoder, server, failures, error):
+@pytest.mark.parametrize(
+    "error", [InferenceServerException("UNAVAILABLE"), OSError("network"), asyncio.CancelledError()]
+)
+async def test_an_outage_is_retryable_and_no_canary_failure(
+    encoder: TritonEncoder, server: Server, failures: list[int], error: BaseException
+) -> None:
     server.error = error
     with pytest.raises(Retryable):
         await encoder.encode(*pictures(1))
-    assert not encoder.healthy
+    assert not is_healthy(encoder)
     assert not failures
     assert server.clients[0].closed
 
 
-async def test_cancelling_the_caller_is_not_an_outage(encoder, server):
+async def test_cancelling_the_caller_is_not_an_outage(encoder: TritonEncoder, server: Server) -> None:
     server.hold = asyncio.Event()
     call = asyncio.create_task(encoder.encode(*pictures(1)))
     await asyncio.sleep(0)
@@ -239,38 +258,40 @@ async def test_cancelling_the_caller_is_not_an_outage(encoder, server):
         await call
 
 
-async def test_a_client_is_not_closed_under_another_call(encoder, server):
+async def test_a_client_is_not_closed_under_another_call(encoder: TritonEncoder, server: Server) -> None:
     await encoder.encode(*pictures(1))
     server.hold = asyncio.Event()
     slow = asyncio.create_task(encoder.encode(*pictures(2)))
     await asyncio.sleep(0)
+    assert encoder._connection is not None
     encoder._discard(encoder._connection, no_reply=True)
     server.hold.set()
     assert len(await slow) == 2
     assert server.clients[0].closed
 
 
-async def test_what_is_under_way_beside_a_wrong_answer_is_not_believed(encoder, server):
+async def test_what_is_under_way_beside_a_wrong_answer_is_not_believed(encoder: TritonEncoder, server: Server) -> None:
     await encoder.encode(*pictures(1))
     server.hold = asyncio.Event()
     slow = asyncio.create_task(encoder.encode(*pictures(2)))
     await asyncio.sleep(0)
+    assert encoder._connection is not None
     encoder._discard(encoder._connection, no_reply=False)
     server.hold.set()
     with pytest.raises(Retryable, match="another answer"):
         await slow
 
 
-async def test_arguments_are_the_callers_fault(encoder):
+async def test_arguments_are_the_callers_fault(encoder: TritonEncoder) -> None:
     pixels, domains = pictures(2)
     for wrong in ((pixels.astype(np.float32), domains), (pixels[:, :10], domains), (pixels, domains[:1])):
-        with pytest.raises(ValueError, match="pictures|pixels"):
+        with pytest.raises(ValueError, match=r"pictures|pixels"):
             await encoder.encode(*wrong)
     with pytest.raises(ValueError, match="domain"):
-        await encoder.encode(pixels, ["catalog", "photo"])
+        await encoder.encode(pixels, ["catalog", "photo"])  # type: ignore[list-item]
 
 
-async def test_after_close(encoder, server):
+async def test_after_close(encoder: TritonEncoder, server: Server) -> None:
     await encoder.start()
     await encoder.close()
     await encoder.close()
@@ -280,33 +301,33 @@ async def test_after_close(encoder, server):
 
 
 @pytest.mark.parametrize("changes", [{"pixels_sha256": "00"}, {"vector": "x"}, {"vector": ["x"]}])
-def test_a_canary_that_does_not_belong(tmp_path, changes):
+def test_a_canary_that_does_not_belong(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(Fatal, match=r"canary\.json"):
         Canary.beside(write_canary(tmp_path, **changes))
 
 
-def test_no_canary(tmp_path):
-    with pytest.raises(Fatal, match="encoders.export"):
+def test_no_canary(tmp_path: Path) -> None:
+    with pytest.raises(Fatal, match=r"encoders\.export"):
         Canary.beside(tmp_path / "model.onnx")
 
 
-async def test_a_model_file_of_another_version_is_not_loaded(tmp_path):
+async def test_a_model_file_of_another_version_is_not_loaded(tmp_path: Path) -> None:
     model = write_canary(tmp_path)
     model.write_bytes(b"something else")
     encoder = LocalEncoder(model)
     with pytest.raises(Fatal, match=VERSION):
         await encoder.start()
-    assert not encoder.healthy
+    assert not is_healthy(encoder)
     with pytest.raises(Retryable):
         await encoder.encode(*pictures(1))
     await encoder.close()
 
 
-def test_norms_at_the_tolerance():
+def test_norms_at_the_tolerance() -> None:
     check_vectors(np.array([[1.0009, 0]], np.float32), 1, 2)
     with pytest.raises(Retryable):
         check_vectors(np.array([[1.0011, 0]], np.float32), 1, 2)
 
 
-def test_where_the_model_lies(tmp_path):
+def test_where_the_model_lies(tmp_path: Path) -> None:
     assert model_path(tmp_path) == tmp_path / "design_encoder/1/model.onnx"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from streams.errors import Fatal, Invalid, Retryable
@@ -26,12 +27,15 @@ class FakeService:
         self.asked: list[tuple[Sequence[bytes], str, str]] = []
         self.hold = asyncio.Event()
         self.hold.set()
+        self.busy = asyncio.Event()
 
     def not_ready(self) -> list[str]:
         return self.reasons
 
     async def check(self, files: Sequence[bytes], category: str, tenant: str) -> Verdict:
         self.asked.append((files, category, tenant))
+        if len(self.asked) == 2:
+            self.busy.set()
         await self.hold.wait()
         if self.error is not None:
             raise self.error
@@ -43,6 +47,7 @@ class FakeService:
         return msgspec.json.encode(VERDICT) if design_id == "a/b é" else b""
 
 
+Client = TestClient[web.Request, web.Application]
 OPTIONS = WebOptions(max_image_bytes=1000, max_request_bytes=3000, timeout_s=0.5, checks_at_once=2, tenant="shop")
 
 
@@ -52,7 +57,7 @@ def service() -> FakeService:
 
 
 @pytest.fixture
-async def client(service: FakeService) -> AsyncIterator[TestClient]:
+async def client(service: FakeService) -> AsyncIterator[Client]:
     checked: Service = service
     async with TestClient(TestServer(WebServer(checked, OPTIONS).application())) as client:
         yield client
@@ -65,13 +70,13 @@ def form(*files: bytes, name: str = "image") -> aiohttp.FormData:
     return data
 
 
-async def test_a_live_loop_answers(client: TestClient) -> None:
+async def test_a_live_loop_answers(client: Client) -> None:
     answer = await client.get("/livez")
     assert answer.status == 200
     assert answer.headers["Server"] == "design-dedup"
 
 
-async def test_readiness_says_why_not(client: TestClient, service: FakeService) -> None:
+async def test_readiness_says_why_not(client: Client, service: FakeService) -> None:
     assert (await client.get("/readyz")).status == 200
     service.reasons = ["the encoder is down"]
     answer = await client.get("/readyz")
@@ -79,20 +84,20 @@ async def test_readiness_says_why_not(client: TestClient, service: FakeService) 
     assert await answer.json() == {"ready": False, "reasons": ["the encoder is down"]}
 
 
-async def test_metrics_are_prometheus_text(client: TestClient) -> None:
+async def test_metrics_are_prometheus_text(client: Client) -> None:
     answer = await client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     assert "dedup_ready" in await answer.text()
 
 
-async def test_a_raw_body_is_one_picture(client: TestClient, service: FakeService) -> None:
+async def test_a_raw_body_is_one_picture(client: Client, service: FakeService) -> None:
     answer = await client.post("/v1/check?category=shirt", data=b"picture")
     assert answer.status == 200
     assert (await answer.json())["position"] == 42
     assert service.asked == [([b"picture"], "shirt", "shop")]
 
 
-async def test_a_form_holds_up_to_eight_pictures(client: TestClient, service: FakeService) -> None:
+async def test_a_form_holds_up_to_eight_pictures(client: Client, service: FakeService) -> None:
     answer = await client.post("/v1/check?tenant=other", data=form(b"one", b"two"))
     assert answer.status == 200
     assert service.asked == [([b"one", b"two"], "", "other")]
@@ -101,12 +106,12 @@ async def test_a_form_holds_up_to_eight_pictures(client: TestClient, service: Fa
 
 
 @pytest.mark.parametrize("data", [form(b"x", name="file"), aiohttp.FormData({"image": "x"}, default_to_multipart=True)])
-async def test_a_form_with_other_parts(client: TestClient, service: FakeService, data: aiohttp.FormData) -> None:
+async def test_a_form_with_other_parts(client: Client, service: FakeService, data: aiohttp.FormData) -> None:
     answer = await client.post("/v1/check", data=data)
     assert answer.status == (200 if service.asked else 400)
 
 
-async def test_a_form_that_is_none(client: TestClient) -> None:
+async def test_a_form_that_is_none(client: Client) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = await client.post("/v1/check", data=b"nothing of it", headers=headers)
     assert answer.status == 400
@@ -114,7 +119,7 @@ async def test_a_form_that_is_none(client: TestClient) -> None:
     assert await answer.json() == {"reason": "bad_request", "message": "no part named `image`"}
 
 
-async def test_a_large_picture_is_refused(client: TestClient, service: FakeService) -> None:
+async def test_a_large_picture_is_refused(client: Client, service: FakeService) -> None:
     assert (await client.post("/v1/check", data=b"x" * 1001)).status == 413
     assert (await client.post("/v1/check", data=form(b"x" * 1001))).status == 413
     assert (await client.post("/v1/check", data=form(*[b"x" * 900] * 4))).status == 413
@@ -122,7 +127,7 @@ async def test_a_large_picture_is_refused(client: TestClient, service: FakeServi
     assert not service.asked
 
 
-async def test_errors_have_a_status_each(client: TestClient, service: FakeService) -> None:
+async def test_errors_have_a_status_each(client: Client, service: FakeService) -> None:
     service.error = Invalid("not_an_image", "not a picture")
     answer = await client.post("/v1/check", data=b"x")
     assert (answer.status, await answer.json()) == (400, {"reason": "not_an_image", "message": "not a picture"})
@@ -135,13 +140,13 @@ async def test_errors_have_a_status_each(client: TestClient, service: FakeServic
     assert "secret" not in await answer.text()
 
 
-async def test_an_unknown_path_and_method_are_json(client: TestClient) -> None:
+async def test_an_unknown_path_and_method_are_json(client: Client) -> None:
     assert (await (await client.get("/nothing")).json())["reason"] == "not_found"
     answer = await client.get("/v1/check")
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
 
 
-async def test_the_verdict_of_a_design(client: TestClient, service: FakeService) -> None:
+async def test_the_verdict_of_a_design(client: Client, service: FakeService) -> None:
     answer = await client.get("/v1/verdicts/a%2Fb%20%C3%A9")
     assert (await answer.json())["similarity"] == 0.97
     assert (await client.get("/v1/verdicts/unknown")).status == 404
@@ -149,24 +154,23 @@ async def test_the_verdict_of_a_design(client: TestClient, service: FakeService)
     assert (await client.get("/v1/verdicts/unknown")).status == 503
 
 
-async def test_a_slow_answer_ends(client: TestClient, service: FakeService) -> None:
+async def test_a_slow_answer_ends(client: Client, service: FakeService) -> None:
     service.hold.clear()
     answer = await client.post("/v1/check", data=b"x")
     assert answer.status == 503
     assert "within 0.5 s" in await answer.text()
 
 
-async def test_too_many_checks_at_once(client: TestClient, service: FakeService) -> None:
+async def test_too_many_checks_at_once(client: Client, service: FakeService) -> None:
     service.hold.clear()
     waiting = [asyncio.create_task(client.post("/v1/check", data=b"x")) for _ in range(2)]
-    while len(service.asked) < 2:
-        await asyncio.sleep(0.01)
+    await service.busy.wait()
     assert (await client.post("/v1/check", data=b"x")).status == 503
     service.hold.set()
     assert [(await answer).status for answer in waiting] == [200, 200]
 
 
-async def test_a_slow_sender_is_let_go(client: TestClient) -> None:
+async def test_a_slow_sender_is_let_go(client: Client) -> None:
     async def drip() -> AsyncIterator[bytes]:
         yield b"x"
         await asyncio.sleep(2)

@@ -1,0 +1,95 @@
+"""What commands need of Kafka: the topics of this installation, appending, reading to the end, and where decide is.
+Every error of the broker comes out as Retryable."""
+
+from collections.abc import AsyncGenerator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from aiokafka import ConsumerRecord
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+
+from streams.errors import Retryable
+from streams.kafka.producer import Message, Producer
+from streams.kafka.topics import Topic, Topics, create_topics, high_watermark, read_to_end
+from streams.settings import Settings
+
+
+def topics_of(settings: Settings) -> Topics:
+    """The topics of this installation."""
+    from streams.kafka.app import topics_of
+
+    return topics_of(settings)
+
+
+class Cluster:
+    """A connection for the length of one command (`async with`)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.topics = topics_of(settings)
+        self._bootstrap = settings.kafka_bootstrap
+        self._producer = Producer(self._bootstrap, settings.max_message_bytes, {})
+        self._partitioner = DefaultPartitioner()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._producer.close()
+
+    async def create_topics(self) -> list[str]:
+        """Make the topics that are missing; a topic must stand before anything is sent to it."""
+        return await create_topics(self._bootstrap, self.topics)
+
+    async def end(self, topic: str, partition: int) -> int:
+        """The offset after the last record."""
+        return await high_watermark(self._bootstrap, topic, partition)
+
+    async def ends(self, topic: Topic) -> list[int]:
+        """That of every partition."""
+        return [await self.end(topic.name, partition) for partition in range(topic.partitions)]
+
+    def read(
+        self, topic: str, partition: int, start: int = 0, end: int | None = None
+    ) -> AsyncGenerator[ConsumerRecord, None]:
+        """The records from `start` to what is the end now."""
+        return read_to_end(self._bootstrap, topic, partition, start, end)
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> list[int]:
+        """Append in order; returns the acknowledged offsets."""
+        return await self._producer.append(topic, messages)
+
+    def partition_of(self, topic: Topic, key: bytes) -> int:
+        """Where a key belongs: Kafka's own rule, so that every publisher agrees."""
+        partitions = list(range(topic.partitions))
+        return int(self._partitioner(key, partitions, partitions))
+
+    @property
+    def decide_group(self) -> str:
+        """The consumer group of the shards' owners."""
+        return f"{self.settings.group}-decide"
+
+    async def decided(self) -> list[int]:
+        """For every shard, the position up to which everything is decided and committed; 0 where nothing is."""
+        offsets = await self._ask(lambda admin: admin.list_consumer_group_offsets(self.decide_group))
+        done = {(tp.topic, tp.partition): meta.offset for tp, meta in offsets.items()}
+        return [max(0, done.get((self.topics.log.name, shard), 0)) for shard in range(self.topics.shards)]
+
+    async def owners(self) -> int:
+        """How many workers decide now."""
+        answers = await self._ask(lambda admin: admin.describe_consumer_groups([self.decide_group]))
+        return sum(len(group[5]) for answer in answers for group in answer.groups)
+
+    async def _ask(self, ask: Any) -> Any:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        try:
+            await admin.start()
+            return await ask(admin)
+        except (KafkaError, OSError) as error:
+            raise Retryable(f"kafka at {self._bootstrap}: {error!r}") from error
+        finally:
+            await admin.close()
