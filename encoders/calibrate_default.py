@@ -9,7 +9,9 @@ the first time; features are cached in --cache.
 """
 
 import argparse
+import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -72,7 +74,7 @@ def cached(path: Path, images: Iterable[Image.Image], session: Any) -> Described
 
 def similarity(a: Described, b: Described) -> NDArray[np.float32]:
     """Exact lattice cosines. Shape: (n, m)."""
-    return np.asarray(a.vectors @ b.vectors.T / LATTICE**2, np.float32)
+    return np.asarray(a.vectors @ b.vectors.T / LATTICE**2)
 
 
 def distances(a: Described, b: Described) -> NDArray[np.int16]:
@@ -134,6 +136,15 @@ def choose_hash_rule(false: Pairs, copies: dict[str, Pairs], allowed: int) -> tu
     return rule
 
 
+def same_thing(photos: list[Photo]) -> NDArray[np.bool_]:
+    """Pairs that are genuine duplicates by what is known of them, not by how they look: the same file (the shop sells
+    some things under two product codes), or one product in one colour. Never counted as false. Shape: (n, n).
+    """
+    file = np.array([hashlib.sha256(photo.path.read_bytes()).hexdigest() for photo in photos])
+    product = np.array([f"{photo.group}/{photo.colour}" for photo in photos])
+    return np.asarray((file[:, None] == file) | (product[:, None] == product))
+
+
 def products_half(photos: list[Photo]) -> NDArray[np.bool_]:
     """True for the half of the products that chooses; all photos of a product fall on one side."""
     return np.array([zlib.crc32(photo.group.encode()) % 2 == 0 for photo in photos])
@@ -151,7 +162,8 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> dict[str, obje
     shop = [shop[i] for i in sorted(rng.permutation(len(shop))[:GALLERY])]
     gallery = cached(work / "gallery.npz", (load(photo.path) for photo in shop), session)
     groups, chooses = np.array([photo.group for photo in shop]), products_half(shop)
-    related = groups[:, None] == groups
+    same = same_thing(shop)
+    related = same | (groups[:, None] == groups)
     nearest = np.where(related, -1, similarity(gallery, gallery)).max(axis=1)
     strangers = {}
     for name, other in (("clothing", clothing(data)), ("myntra", myntra(data))):
@@ -166,9 +178,10 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> dict[str, obje
         copies[edit] = cached(work / f"copies-{edit}.npz", images, session)
 
     # The similarity: the smallest grid value that at most FALSE_RATE of the choosing half's unrelated queries reach.
-    threshold = float(np.ceil(np.quantile(nearest[chooses], 1 - FALSE_RATE, method="higher") * 1000 + 1e-6) / 1000)
+    at_rate = float(np.quantile(nearest[chooses], 1 - FALSE_RATE, method="higher"))
+    threshold = (math.floor(at_rate * 1000) + 1) / 1000
     # The hash rule: unrelated photos and other colourways alike must not fire it.
-    false_pairs = near_pairs(gallery, gallery, ~np.eye(len(shop), dtype=bool))
+    false_pairs = near_pairs(gallery, gallery, ~same)
     copy_pairs = {edit: near_pairs(copy, gallery, own) for edit, copy in copies.items()}
     in_half = false_pairs.only(chooses[false_pairs.query])
     half_copies = {edit: pairs.only(chooses[originals[pairs.query]]) for edit, pairs in copy_pairs.items()}
@@ -192,7 +205,7 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> dict[str, obje
         "other_products_vector": rate(int((nearest[reported] >= threshold).sum()), int(reported.sum())),
         "other_products_and_colourways_hash": rate(int(reported[fired].sum()), int(reported.sum())),
         "nearest_other_product_percentiles_50_90_99_99.5_100": np.percentile(nearest, (50, 90, 99, 99.5, 100))
-        .round(4)
+        .astype(float).round(4)
         .tolist(),
     }
     for name, queries in strangers.items():
@@ -200,7 +213,7 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> dict[str, obje
         every = np.ones((len(best), len(shop)), dtype=bool)
         false[f"{name}_vector"] = rate(int((best >= threshold).sum()), len(best))
         false[f"{name}_hash"] = rate(len(near_pairs(queries, gallery, every).fired(*rule)), len(best))
-    colourways = np.where(related & ~np.eye(len(shop), dtype=bool), similarity(gallery, gallery), -1).max(axis=1)
+    colourways = np.where(related & ~same, similarity(gallery, gallery), -1).max(axis=1)
     has_colourway = (colourways > -1) & reported
     false["colourways_vector"] = rate(int((colourways[has_colourway] >= threshold).sum()), int(has_colourway.sum()))
     return {

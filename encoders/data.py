@@ -22,13 +22,15 @@ class Photo:
     """One picture of a set.
 
     `group` is what two pictures share when they may show the same thing (product, or sender of a home photo): pairs
-    within a group are never counted as unrelated. `article` tells colourways of one product apart.
+    within a group are never counted as unrelated. `article` tells colourways of one product apart; two articles of one
+    product and one `colour` are the same thing sold twice.
     """
 
     path: Path
     group: str
     article: str
     label: str
+    colour: str = ""
 
 
 def clothing(data: Path) -> list[Photo]:
@@ -48,6 +50,7 @@ def hm(data: Path) -> list[Photo]:
             row["product_code"],
             row["article_id"],
             row["product_type_name"],
+            row["colour_group_name"],
         )
         for row in _rows(data / "hm/articles.csv")
     )

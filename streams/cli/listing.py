@@ -137,7 +137,7 @@ def _row(path: Path, number: int | None, fields: Mapping[str, Any], images: tupl
 
 
 class _Fields(Row, frozen=True, kw_only=True):
-    images: tuple[str, ...]  # type: ignore[assignment]
+    images: tuple[str, ...]
 
 
 def _unknown_fields(path: Path) -> list[str]:

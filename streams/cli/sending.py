@@ -1,6 +1,7 @@
 """Rows and ids to events, and events to their topics: a few megabytes at a time, with what was acknowledged."""
 
 import asyncio
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -94,7 +95,7 @@ class Sender:
         if tenant not in settings.tenants:
             raise Invalid("unknown_tenant", f"tenant {tenant!r} is not among {', '.join(settings.tenants)}")
         images = tuple(self._image(image) for image in row.images)
-        value = encode_event(self._design(row, images, tenant) if self._kind == "design" else _item(row, images, tenant))
+        value = encode_event((_design if self._kind == "design" else _item)(row, images, tenant))
         if len(value) > settings.max_message_bytes:
             raise Invalid(
                 "too_large",
@@ -112,13 +113,6 @@ class Sender:
             return Image(data=image.read_bytes())
         except OSError as error:
             raise Invalid("no_file", f"{image}: {error.strerror}") from error
-
-    @staticmethod
-    def _design(row: Row, images: tuple[Image, ...], tenant: str) -> GeneratedDesign:
-        return GeneratedDesign(
-            images=images, category=row.category, title=row.title, tenant=tenant, generator=row.generator,
-            created_at=datetime.now(UTC),
-        )  # fmt: skip
 
     async def _append(self, events: Sequence[_Event], sent: Sent) -> None:
         if not events:
@@ -143,12 +137,17 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
 
 
 def _headers(kind: str, event: _Event) -> dict[str, bytes]:
-    import uuid
-
     headers = cloud_event(kind, str(uuid.uuid4()), event.id)
     if event.value is None:
         del headers["content-type"]
     return headers
+
+
+def _design(row: Row, images: tuple[Image, ...], tenant: str) -> GeneratedDesign:
+    return GeneratedDesign(
+        images=images, category=row.category, title=row.title, tenant=tenant, generator=row.generator,
+        created_at=datetime.now(UTC),
+    )  # fmt: skip
 
 
 def _item(row: Row, images: tuple[Image, ...], tenant: str) -> CatalogUpdate:

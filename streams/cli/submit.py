@@ -27,7 +27,9 @@ SourceArgument = Annotated[
 ]
 IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="One or several ids.", show_default=False)]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Return when everything is decided, with the positions.")]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0, help="With --wait: give up after so many seconds; 0: never.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0, help="With --wait: give up after so many seconds; 0: never.")
+]
 InlineOption = Annotated[
     bool,
     typer.Option(

@@ -1,7 +1,7 @@
 """`design-dedup verdicts`: what was said, from the topic."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Final
 
@@ -94,10 +94,10 @@ async def _list(*, follow: bool, as_json: bool, start: int) -> None:
         await cluster.create_topics()
         starts = [start] * cluster.topics.shards
         while True:
-            for shard, offset in enumerate(starts):
-                if not follow:
-                    starts[shard] = offset = min(offset, await cluster.end(cluster.topics.verdicts.name, shard))
-                async with aclosing(_read(cluster, shard, offset)) as said:
+            for shard in range(len(starts)):
+                if not follow:  # nothing beyond the end is an empty answer here, not a topic made anew
+                    starts[shard] = min(starts[shard], await cluster.end(cluster.topics.verdicts.name, shard))
+                async with aclosing(_read(cluster, shard, starts[shard])) as said:
                     async for number, verdict in said:
                         _print_line(number, verdict, as_json=as_json)
                         starts[shard] = number + 1
@@ -106,7 +106,7 @@ async def _list(*, follow: bool, as_json: bool, start: int) -> None:
             await asyncio.sleep(_POLL_S)
 
 
-async def _read(cluster: Cluster, shard: int, start: int) -> AsyncIterator[tuple[int, Verdict]]:
+async def _read(cluster: Cluster, shard: int, start: int) -> AsyncGenerator[tuple[int, Verdict], None]:
     async with aclosing(cluster.read(cluster.topics.verdicts.name, shard, start)) as records:
         async for record in records:
             yield record.offset, decode_verdict(record.value)

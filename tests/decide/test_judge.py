@@ -102,6 +102,7 @@ class World:
         outcome = judge(self, entries, hits, said or {}, Context("log", 0, self.policy))
         assert isinstance(outcome, Outcome)
         published = [self.values[word.key] if word.value is None else word.value for word in outcome.said]
+        assert [word.position for word in outcome.said] == [verdict_position(value) for value in published]
         self.things |= outcome.things
         self.values |= outcome.values
         return published
@@ -366,6 +367,7 @@ def test_a_withdrawn_design_is_judged_afresh() -> None:
     world = World()
     world.say("d", pic("a"))
     world.fold(world.entry("withdraw", "d"))
+    assert world.values["design", "d"] == b""
     world.list_item("i", pic("a"))
     assert world.say("d", pic("a")).verdict == "duplicate"
 
@@ -381,6 +383,7 @@ def test_a_revision_ends_its_predecessor_even_when_it_is_rejected() -> None:
 def test_a_resubmission_moves_to_a_new_encoder() -> None:
     world = World()
     first = world.say("d", pic("a", EAST))
+    assert world.say("d", pic("a", NORTH), encoder="two") == first
     assert world.say("d", pic("a", NORTH), encoder="two") == first
     assert (world.things["design", "d"].row, world.things["design", "d"].position) == (2, 1)
     assert world.say("e", pic("b", NORTH), encoder="two").verdict == "duplicate"

@@ -297,7 +297,7 @@ class TestHoles:
         end = await send(kafka, topic, [b"last"])  # closes the segment before it
 
         async def left() -> list[int]:
-            return offsets(await read(kafka, topic, 0))
+            return offsets(await read(kafka, topic, 0, compacted=True))
 
         await _until(left, lambda seen: len(seen) < 20)
         seen = await left()
@@ -305,7 +305,10 @@ class TestHoles:
         for start in range(0, end, 7):
             for stop in (None, end, end + 5, start + 10, end - 1):
                 expected = [o for o in seen if o >= start and (stop is None or o < stop)]
-                assert offsets(await read(kafka, topic, start, stop, require_end=(stop or 0) <= end)) == expected
+                assert (
+                    offsets(await read(kafka, topic, start, stop, require_end=(stop or 0) <= end, compacted=True))
+                    == expected
+                )
 
     async def test_transaction_markers(self, kafka: LocalStack, prefix: str) -> None:
         topic = await make(kafka, prefix + "t")

@@ -1,0 +1,99 @@
+"""`design-dedup rebuild`: checkpoint and Milvus again, from the log and the verdicts. Nothing is published."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+from streams.cli.cluster import Cluster
+from streams.cli.console import line, progress, run, say, settings_or_usage
+from streams.errors import Fatal
+from streams.settings import Settings
+
+_POLL_S: Final = 0.2
+_SEAL_ROWS: Final = 256
+"""Sealed often, so that nearly all rows are in Milvus when this ends; the last few are in the checkpoint."""
+
+
+def rebuild() -> None:
+    """Make the state and the rows in Milvus again, from the log and the verdicts.
+
+    For a lost or damaged checkpoint, a lost Milvus, or a message that names this command. Verdicts stay what they are
+    and nothing is published. Stop the workers that decide first, and run it on their machine: the checkpoint lies in
+    the folder that the setting data_dir names.
+
+    \b
+    design-dedup rebuild
+    """
+    for text in run(_rebuild(settings_or_usage())):
+        line(text)
+
+
+async def _rebuild(settings: Settings) -> list[str]:
+    done = []
+    async with Cluster(settings) as cluster:
+        await cluster.create_topics()
+        if owners := await cluster.owners():
+            raise Fatal(
+                f"{owners} workers decide now (group {cluster.decide_group}); stop them, wait"
+                f" {settings.session_timeout_s:g} s, and run this again"
+            )
+        ends = await cluster.decided()
+        await asyncio.to_thread(_delete_checkpoints, settings.data_dir)
+        for shard, end in enumerate(ends):
+            rebuilt = await _rebuild_shard(cluster, shard, end)
+            done.append(rebuilt or f"shard {shard}: its log is empty, nothing to do")
+    return done
+
+
+def _delete_checkpoints(folder: Path) -> None:
+    for file in sorted(folder.glob("shard-*.sqlite*")):
+        file.unlink(missing_ok=True)
+        say(f"deleted {file}")
+
+
+async def _rebuild_shard(cluster: Cluster, shard: int, end: int) -> str:
+    from streams.decide.stage import DecideOptions, Shard
+    from streams.decide.store import MilvusStore
+    from streams.kafka.ports import KafkaLedger, KafkaLog
+    from streams.kafka.producer import Producer
+
+    settings, topics = cluster.settings, cluster.topics
+    log = KafkaLog(settings.kafka_bootstrap, topics, shard, {})
+    first = await log.first()
+    if first is None:
+        return ""
+    log_id = first.record.log_id
+
+    def store(name: str) -> MilvusStore:
+        token = settings.milvus_token.get_secret_value()
+        return MilvusStore(settings.milvus_uri, token, settings.milvus_timeout_s, name)
+
+    await asyncio.to_thread(_forget, store(log_id))
+    producer = Producer(settings.kafka_bootstrap, settings.max_message_bytes, {})
+    ledger = KafkaLedger(settings.kafka_bootstrap, topics, shard, producer, {})
+    options = DecideOptions(settings.data_dir, settings.index, min(_SEAL_ROWS, settings.seal_rows))
+    owner = Shard(shard, options, store, ledger, log)
+    try:
+        with progress(f"replaying shard {shard}", end) as bar:
+            watching = asyncio.create_task(_watch(owner, bar))
+            try:
+                await owner.take_over(log_id, end)
+            finally:
+                watching.cancel()
+            bar(owner.next)
+        return f"shard {shard}: log {log_id}, rebuilt up to position {owner.next}"
+    finally:
+        await owner.close()
+        await producer.close()
+
+
+async def _watch(owner: Any, bar: Any) -> None:
+    while True:
+        await asyncio.sleep(_POLL_S)
+        if owner.is_open:
+            bar(owner.next)
+
+
+def _forget(store: Any) -> None:
+    store.drop()
+    store.close()

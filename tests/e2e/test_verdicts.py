@@ -1,0 +1,195 @@
+"""What the service promises of verdicts, on real parts and both brokers."""
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import pytest
+from PIL import Image
+
+from encoders.synthetic import design as draw
+from encoders.synthetic import garment, photo
+from streams.local import LocalStack
+from tests.service import Service, design, ids, item
+
+pytestmark = pytest.mark.stack
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+@cache
+def drawn(seed: int, quality: int = 90) -> bytes:
+    return jpeg(draw(garment(seed), 224), quality)
+
+
+@cache
+def photographed(seed: int, quality: int = 90) -> bytes:
+    return jpeg(photo(garment(seed), seed, 224), quality)
+
+
+@cache
+def cropped(seed: int) -> bytes:
+    picture = draw(garment(seed), 224)
+    return jpeg(picture.crop((12, 12, 212, 212)))
+
+
+@pytest.fixture(params=["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])
+def bootstrap(request: pytest.FixtureRequest, full_stack: LocalStack) -> str:
+    """Each broker in turn, beside the same Triton and Milvus Lite."""
+    if request.param == "tansu":
+        return full_stack.endpoints.kafka
+    kafka: LocalStack = request.getfixturevalue("kafka")
+    return kafka.endpoints.kafka
+
+
+def mixed(count: int) -> list[bytes]:
+    """Designs of which a third are copies of what hangs in the catalogue, saved again or not."""
+    return [
+        (photographed(n % 20, 90 if n % 2 else 60) if n % 3 == 0 else drawn(1000 + n % (count // 2)))
+        for n in range(count)
+    ]
+
+
+async def test_the_same_designs_again_get_the_same_verdicts(
+    full_stack: LocalStack, bootstrap: str, prefix: str, tmp_path: Path
+) -> None:
+    async with Service(full_stack, prefix, tmp_path, kafka=bootstrap) as service:
+        service.start()
+        await service.update(ids("item", [photographed(n) for n in range(20)], item))
+        await service.until_settled()
+        designs = ids("design", mixed(60), design)
+        await service.publish(designs)
+        await service.until_settled()
+        first = {r.key: r.value for r in await service.read(service.topics.verdicts.name)}
+        await service.publish(designs)
+        await service.until_settled()
+        again = await service.read(service.topics.verdicts.name)
+        assert len(again) == 120
+        assert {r.key: r.value for r in again} == first
+        folded = await service.assert_as_promised()
+        assert folded.counts["duplicate"] >= 15
+        assert folded.counts["repeated"] == 60
+
+
+async def committed(service: Service, stage: str, partitions: int, topic: str) -> int:
+    from streams.kafka.topics import Topic, committed_offsets
+
+    wanted = Topic(topic, partitions)
+    return sum(
+        (await committed_offsets(service.settings.kafka_bootstrap, f"{service.settings.group}-{stage}", wanted)).values()
+    )
+
+
+@pytest.mark.parametrize("stage", ["embed", "decide"])
+async def test_killed_in_the_middle_loses_and_contradicts_nothing(
+    full_stack: LocalStack, bootstrap: str, prefix: str, tmp_path: Path, stage: str
+) -> None:
+    async with Service(full_stack, prefix, tmp_path, kafka=bootstrap, seal_rows=32, embed_batch=8) as service:
+        other = {"embed": "decide", "decide": "embed"}[stage]
+        service.start(other)
+        victim = service.start(stage)
+        await service.update(ids("item", [photographed(n) for n in range(20)], item))
+        await service.until_settled()
+        await service.publish(ids("design", mixed(120), design))
+        if stage == "embed":
+            topic, partitions, reached = service.topics.designs.name, 4, service.log
+        else:
+            topic, partitions, reached = service.topics.log.name, 1, lambda: service.read(service.topics.verdicts.name)
+
+        async def some() -> bool:
+            return len(await reached()) > (40 if stage == "embed" else 15)
+
+        await service.until(some, "the victim is in the middle of its work")
+        victim.kill()
+        done = await committed(service, stage, partitions, topic)
+        if stage == "embed":
+            effects = sum(1 for r in await service.log() if msgspec.msgpack.decode(r.value)["kind"] == "design")
+            everything = 120
+        else:
+            effects = max(msgspec.json.decode(r.value)["position"] for r in await reached()) + 1
+            everything = len(await service.log())
+        assert done < everything, "nothing was left uncommitted"
+        assert done <= effects
+        service.start(stage)
+        await service.until_settled(90)
+        folded = await service.assert_as_promised()
+        assert folded.counts["duplicate"] >= 30
+
+
+async def test_a_second_worker_joins_and_the_first_leaves(
+    full_stack: LocalStack, bootstrap: str, prefix: str, tmp_path: Path
+) -> None:
+    async with Service(full_stack, prefix, tmp_path, kafka=bootstrap) as service:
+        first = service.start()
+        await service.update(ids("item", [photographed(n) for n in range(20)], item))
+        await service.until_settled()
+        designs = ids("design", mixed(160), design)
+        await service.publish(designs[:60])
+        service.start()
+        await service.publish(designs[60:120])
+        await service.until_settled(90)
+        assert first.stop() == 0
+        await service.publish(designs[120:])
+        await service.until_settled(90)
+        await service.assert_as_promised()
+
+
+async def test_twins_published_at_once_are_never_both_accepted(
+    full_stack: LocalStack, bootstrap: str, prefix: str, tmp_path: Path
+) -> None:
+    def twins(pair: int) -> Sequence[bytes]:
+        second = (drawn(5000 + pair), drawn(5000 + pair, 70), cropped(5000 + pair))[pair % 3]
+        return drawn(5000 + pair), second
+
+    pairs = 100
+    async with Service(full_stack, prefix, tmp_path, kafka=bootstrap) as service:
+        service.start()
+        service.start()
+        await service.publish(ids("twin", [picture for n in range(pairs) for picture in twins(n)], design))
+        await service.until_settled(120)
+        await service.assert_as_promised()
+        said = await service.verdicts()
+        both = 0
+        for pair in range(pairs):
+            words = [said[f"twin{2 * pair + i:05}"] for i in (0, 1)]
+            both += [v.verdict for v in words] == ["accept", "accept"]
+            later = max(words, key=lambda v: v.position)
+            twin = [n for n in later.neighbours if n.id in {v.design_id for v in words}]
+            if twin and twin[0].similarity >= later.threshold:
+                assert [v.verdict for v in words] != ["accept", "accept"]
+        assert both <= pairs // 3, "only edited twins may lie below the threshold"
+
+
+async def test_deletes_and_upserts_take_effect_at_their_position(
+    full_stack: LocalStack, bootstrap: str, prefix: str, tmp_path: Path
+) -> None:
+    async with Service(full_stack, prefix, tmp_path, kafka=bootstrap) as service:
+        service.start()
+        await service.update([("x", item(photographed(1))), ("gone", item(photographed(2))), ("gone", None)])
+        await service.until_settled()
+        await service.publish([("sees x", design(photographed(1, 60))), ("sees nothing", design(photographed(2, 60)))])
+        await service.until_settled()
+        await service.update([("x", None)])
+        await service.until_settled()
+        deleted_at = len(await service.log()) - 1
+        await service.publish([("after", design(photographed(1, 50))), ("sees x", None)])
+        await service.until_settled()
+        await service.publish([("sees x", design(photographed(1, 60)))])
+        await service.until_settled()
+        said = await service.verdicts()
+        assert said["sees nothing"].verdict == "accept"
+        assert said["after"].verdict == "accept"
+        # Judged afresh after the withdrawal: x is gone, and "after" hangs there now.
+        assert said["sees x"].neighbours[0].id == "after"
+        for record in await service.read(service.topics.verdicts.name):
+            verdict = msgspec.json.decode(record.value)
+            if verdict["position"] > deleted_at:
+                assert "x" not in [n["id"] for n in verdict["neighbours"]]
+        folded = await service.assert_as_promised()
+        assert ("item", "gone") not in folded.live
