@@ -14,7 +14,7 @@ TRITON := .venv-triton/installed-$(call checksum,$(LOCKS)/triton.txt)
 TEST := .venv-test/installed-$(call checksum,$(LOCKS)/test.txt $(LOCKS)/torch.txt $(LOCKS)/broker.txt pyproject.toml)
 
 SHELL := /bin/sh
-# Environments are installed side by side.
+# Environments are installed side by side. Bytecode comes at the first use (Triton's server writes none, so not there).
 MAKEFLAGS += --no-print-directory -j3
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench envs service-env triton-env test-env python clean
@@ -51,7 +51,7 @@ test-env: $(TEST)
 
 $(SERVICE): | python
 	@$(call fresh,.venv,the service) \
-		.venv/bin/python $(PIP) install -r $(LOCKS)/service.txt && \
+		.venv/bin/python $(PIP) install --no-compile -r $(LOCKS)/service.txt && \
 		$(call project,.venv) && $(installed)
 
 $(TRITON): | python
@@ -60,8 +60,8 @@ $(TRITON): | python
 
 $(TEST): | python
 	@$(call fresh,.venv-test,tests and training) \
-		.venv-test/bin/python $(PIP) install -r $(LOCKS)/test.txt && \
-		.venv-test/bin/python $(PIP) install -r $(LOCKS)/torch.txt && \
+		.venv-test/bin/python $(PIP) install --no-compile -r $(LOCKS)/test.txt && \
+		.venv-test/bin/python $(PIP) install --no-compile -r $(LOCKS)/torch.txt && \
 		$(call project,.venv-test) && $(installed)
 
 python:

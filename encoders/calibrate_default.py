@@ -34,6 +34,7 @@ LATTICE: Final = 2048  # the service rounds vectors to this grid
 MAX_DISTANCE: Final = 64
 MAX_COLOUR: Final = 48
 QUALITIES: Final = (0, 50, 80)
+MARGIN: Final = (4, 2)  # bits and colour levels by which a hash rule could be laxer without a false duplicate
 PLAIN_COPIES: Final = ("reencode", "resize")  # what the hash rule is for
 
 
@@ -121,14 +122,14 @@ def rate(hits: int, n: int) -> dict[str, float | int]:
 
 
 def choose_hash_rule(false: Pairs, copies: dict[str, Pairs], allowed: int) -> tuple[int, int, int]:
-    """Distance, colour and quality with the best recall on plain copies among rules that fire falsely at most `allowed`
-    times; of equals the strictest.
+    """Distance, colour and quality with the best recall on plain copies among rules that, even with MARGIN added, fire
+    falsely at most `allowed` times; of equals the strictest.
     """
     best, rule = -1, (0, 0, 100)
     for quality in sorted(QUALITIES, reverse=True):
-        for distance in range(0, MAX_DISTANCE + 1, 2):
+        for distance in range(0, MAX_DISTANCE - MARGIN[0] + 1, 2):
             for colour in range(0, MAX_COLOUR + 1, 2):
-                if len(false.fired(distance, colour, quality)) > allowed:
+                if len(false.fired(distance + MARGIN[0], colour + MARGIN[1], quality)) > allowed:
                     break
                 found = sum(len(copies[edit].fired(distance, colour, quality)) for edit in PLAIN_COPIES)
                 if found > best:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from streams.decide.policy import load_policy
 from streams.events import CatalogUpdate, GeneratedDesign, Image, Verdict, decode_verdict, encode_event
 from streams.kafka.app import topics_of
 from streams.kafka.producer import Message, Producer
@@ -30,22 +31,6 @@ def item(*pictures: bytes, version: int = 0, design_id: str | None = None) -> Ca
     return CatalogUpdate(tuple(Image(data=p) for p in pictures), version=version, design_id=design_id)
 
 
-TMP = """
-import asyncio, signal, sys
-from streams.kafka.app import Worker
-from streams.settings import load_settings
-async def main():
-    stop = asyncio.Event()
-    for s in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(s, stop.set)
-    w = Worker(load_settings(), sys.argv[1])
-    await w.start()
-    try: await w.run(stop)
-    finally: await w.stop()
-asyncio.run(main())
-"""
-
-
 class WorkerProcess:
     """A worker as an operator starts it."""
 
@@ -53,7 +38,7 @@ class WorkerProcess:
         self.log = log
         self._file = log.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", TMP, stage],
+            [sys.executable, "-m", "streams.cli.main", "worker", "--stage", stage],
             env=dict(env), stdout=self._file, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -117,6 +102,10 @@ class Service:
         await self._producer.close()
         for worker in self.workers:
             worker.close()
+
+    def threshold(self) -> float:
+        """The policy's similarity."""
+        return load_policy(self.settings.policy_file).similarity
 
     def start(self, stage: str = "all", **env: object) -> WorkerProcess:
         extra = {f"DESIGN_DEDUP_{name.upper()}": str(value) for name, value in env.items()}

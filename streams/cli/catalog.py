@@ -28,11 +28,16 @@ def load(
 ) -> None:
     """Load catalogue items: from now on designs are compared with them.
 
-    A folder: every picture is an item, its file name without suffix the id, the name of its sub-folder the category.
-    CSV (with a header line) and JSONL: the fields id and images, and where known category, title, design_id (the
-    design an item was made from), version and tenant. `images` is one path or several with ; between them (or a JSON
-    list); paths are relative to the file, and anything with :// in it is sent as a reference. Loading again is
-    harmless: equal pictures change nothing.
+    A folder: every picture is an item, its file name without suffix
+    is the id, the name of its sub-folder the category.
+
+    CSV (with a header line) and JSONL: the fields id and images, and
+    where known category, title, design_id (the design an item was made
+    from), version and tenant. `images` is one path, or several with
+    ; between them, or a JSON list. Paths are relative to the file;
+    what holds :// is sent as a reference.
+
+    Loading again is harmless: equal pictures change nothing.
 
     \b
     design-dedup catalog load photos/ --wait

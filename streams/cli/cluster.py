@@ -3,16 +3,16 @@ Every error of the broker comes out as Retryable."""
 
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from aiokafka import ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupIdNotFound, KafkaError, NoError, for_code
 from aiokafka.partitioner import DefaultPartitioner
 
 from streams.errors import Retryable
 from streams.kafka.producer import Message, Producer
-from streams.kafka.topics import Topic, Topics, create_topics, high_watermark, read_to_end
+from streams.kafka.topics import Topic, Topics, committed_offsets, create_topics, high_watermark, read_to_end
 from streams.settings import Settings
 
 
@@ -75,20 +75,20 @@ class Cluster:
 
     async def decided(self) -> list[int]:
         """For every shard, the position up to which everything is decided and committed; 0 where nothing is."""
-        offsets = await self._ask(lambda admin: admin.list_consumer_group_offsets(self.decide_group))
-        done = {(tp.topic, tp.partition): meta.offset for tp, meta in offsets.items()}
-        return [max(0, done.get((self.topics.log.name, shard), 0)) for shard in range(self.topics.shards)]
+        done = await committed_offsets(self._bootstrap, self.decide_group, self.topics.log)
+        return [done[shard] for shard in range(self.topics.shards)]
 
     async def owners(self) -> int:
         """How many workers decide now."""
-        answers = await self._ask(lambda admin: admin.describe_consumer_groups([self.decide_group]))
-        return sum(len(group[5]) for answer in answers for group in answer.groups)
-
-    async def _ask(self, ask: Any) -> Any:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         try:
             await admin.start()
-            return await ask(admin)
+            answers = await admin.describe_consumer_groups([self.decide_group])
+            groups = [group for answer in answers for group in answer.groups]
+            for error in (for_code(code) for code, *_ in groups):
+                if error is not NoError and error is not GroupIdNotFound:
+                    raise error(self.decide_group)
+            return sum(len(members) for _, _, _, _, _, members, *_ in groups)
         except (KafkaError, OSError) as error:
             raise Retryable(f"kafka at {self._bootstrap}: {error!r}") from error
         finally:

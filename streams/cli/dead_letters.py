@@ -101,7 +101,8 @@ def replay(
 ) -> None:
     """Send dead letters to their topic again, when what was wrong has been put right.
 
-    One whose id has a later event is refused: it would undo what came after it. So is one that was replayed before.
+    One whose id has a later event is refused: it would undo what came
+    after it. So is one that was replayed before.
 
     \b
     design-dedup dead-letters replay 3 4
@@ -120,9 +121,10 @@ def replay(
 
 @app.command()
 def resume() -> None:
-    """Let the dead letters of everything published so far through, after a flood of them has stopped the worker.
+    """After a flood of dead letters stopped the worker: let those of everything published so far through.
 
-    Look at `dead-letters list` and the worker's log first; then run this and start the worker.
+    Look at `dead-letters list` and the worker's log first; then run
+    this and start the worker.
 
     \b
     design-dedup dead-letters resume

@@ -84,8 +84,8 @@ def demo(
     designs: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Your designs: a folder of pictures.")
     ] = None,
-    items: Annotated[int, typer.Option(min=0, help="Catalogue items to draw, when no folders are given.")] = 160,
-    designs_count: Annotated[int, typer.Option(min=1, help="Designs to draw, when no folders are given.")] = 120,
+    items: Annotated[int, typer.Option(min=0, help="Catalogue items to draw, when no folders are given.")] = 120,
+    designs_count: Annotated[int, typer.Option(min=1, help="Designs to draw, when no folders are given.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other garments.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     report: Annotated[Path, typer.Option(dir_okay=False, help="Where the HTML report goes.")] = Path("report.html"),
@@ -178,6 +178,13 @@ def list_pictures(folder: Path) -> list[Source]:
 def _drawn(folder: Path, items: int, designs: int, seed: int) -> Make:
     from encoders import synthetic
 
+    words = {
+        "reencode": "re-encoded copy",
+        "resize": "resized copy",
+        "crop": "cropped copy",
+        "twin of an earlier design": "edited copy",
+    }
+
     def save(
         samples: Iterator[synthetic.Sample], into: Path, abandon: threading.Event, tick: Callable[[], None]
     ) -> Any:
@@ -187,7 +194,15 @@ def _drawn(folder: Path, items: int, designs: int, seed: int) -> Make:
                 return
             path = into / f"{sample.id}.jpg"
             path.write_bytes(sample.image)
-            yield Source(sample.id, path, sample.category, sample.title, sample.truth, True, sample.reason)
+            yield Source(
+                sample.id,
+                path,
+                sample.category,
+                sample.title,
+                sample.truth,
+                True,
+                words.get(sample.reason, sample.reason),
+            )
             tick()
 
     def make(screen: Screen, abandon: threading.Event) -> Pictures:

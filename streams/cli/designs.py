@@ -21,7 +21,8 @@ def publish(
 ) -> None:
     """Publish generated designs; each gets a verdict: accept or duplicate.
 
-    The listing is as for `catalog load`, with the fields id, images, category, title, tenant and generator.
+    The listing is as for `catalog load`, with the fields id, images,
+    category, title, tenant and generator.
 
     \b
     design-dedup publish designs/ --wait

@@ -46,8 +46,9 @@ def embed(
 ) -> None:
     """Write the vectors of a list of pictures, one row for each line.
 
-    Paths are relative to the current folder, or else to the folder of the list. When a picture cannot be used its line
-    is named and nothing is written.
+    Paths are relative to the current folder, or else to the folder of
+    the list. When a picture cannot be used its line is named and nothing
+    is written.
 
     \b
     find photos -name '*.jpg' > list.txt

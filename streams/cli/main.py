@@ -46,16 +46,18 @@ app: Final = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_
 def _root() -> None:
     """Says of every generated fashion design whether it is new or already in the catalogue.
 
-    Begin with `design-dedup demo`. Or step by step, each long-running command in a terminal of its own:
+    Begin with `design-dedup demo`. Or step by step, `stack up` and
+    `worker` each in a terminal of its own:
 
     \b
-    design-dedup stack up                      servers on this machine; prints lines to set the addresses
+    design-dedup stack up                      servers on this machine
     design-dedup worker                        the service
     design-dedup catalog load photos/ --wait   what exists
-    design-dedup publish designs/ --wait       what is new: accept or duplicate
+    design-dedup publish designs/ --wait       accept or duplicate
     design-dedup verdicts show design-7        why
 
-    Exit codes: 0 done, 1 failed or refused, 2 wrong use or a wrong setting, 3 a dependency is down.
+    Exit codes: 0 done, 1 failed or refused, 2 wrong use or a wrong
+    setting, 3 a dependency is down.
     """
     configure_logs("WARNING", "text")
 

@@ -17,9 +17,11 @@ _SEAL_ROWS: Final = 256
 def rebuild() -> None:
     """Make the state and the rows in Milvus again, from the log and the verdicts.
 
-    For a lost or damaged checkpoint, a lost Milvus, or a message that names this command. Verdicts stay what they are
-    and nothing is published. Stop the workers that decide first, and run it on their machine: the checkpoint lies in
-    the folder that the setting data_dir names.
+    For a lost or damaged checkpoint, a lost Milvus, or a message that
+    names this command. Verdicts stay what they are and nothing is
+    published. Stop the workers that decide first, and run it on their
+    machine: the checkpoint lies in the folder that the setting data_dir
+    names.
 
     \b
     design-dedup rebuild

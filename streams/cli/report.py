@@ -3,6 +3,7 @@ included, to be opened years later without a network. Knows nothing of Kafka or 
 """
 
 import base64
+import functools
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -187,8 +188,8 @@ def figures(outcome: Outcome) -> list[tuple[str, str, str]]:
     shares = [f"{share:.1%}" if share is not None else "-" for share in (outcome.score.precision, outcome.score.recall)]
     known = any(design.known for design in outcome.designs)
     return [
-        (str(outcome.count("duplicate")), "duplicates", ""),
-        (str(outcome.count("accept")), "accepted", ""),
+        (str(outcome.count("duplicate")), "duplicates", "of a catalogue item or of an earlier accepted design"),
+        (str(outcome.count("accept")), "accepted", "nothing near enough exists"),
         (str(len(outcome.dead_designs)), "dead letters", "files that are no usable picture"),
         (f"{outcome.verdicts_per_s:.0f}", "verdicts per second", "designs published all at once"),
         (f"{milliseconds[0]}", "latency p50", how),
@@ -245,7 +246,7 @@ def render(outcome: Outcome, made_at: datetime, tick: Callable[[], None] = lambd
     sections: dict[str, list[_Card]] = {name: [] for name in chosen}
     for name, verdicts in chosen.items():
         for verdict in verdicts[: _MOST[name]]:
-            sections[name].append(album.card(verdict))
+            sections[name].append(album.card(verdict, 1 if name == "accepted" else _NEIGHBOURS))
             tick()
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -289,7 +290,7 @@ class _Album:
         self._designs = {source.id: source for source in outcome.designs}
         self._mistakes = outcome.score.mistakes
 
-    def card(self, verdict: Verdict) -> _Card:
+    def card(self, verdict: Verdict, neighbours: int) -> _Card:
         source = self._designs[verdict.design_id]
         nearest = verdict.neighbours[0] if verdict.neighbours else None
         return _Card(
@@ -302,7 +303,7 @@ class _Album:
             signal=nearest.signal if nearest else "",
             why=WHY[nearest.signal][1] if nearest else "",
             mistake=self._mistakes.get(verdict.design_id, ""),
-            matches=[self._match(near) for near in verdict.neighbours[:_NEIGHBOURS]],
+            matches=[self._match(near) for near in verdict.neighbours[:neighbours]],
         )
 
     def _match(self, near: Neighbour) -> _Match:
@@ -316,6 +317,7 @@ class _Album:
         )
 
 
+@functools.lru_cache(2048)
 def thumbnail(path: Path) -> str:
     """A small JPEG of a picture as a data URI; empty when it cannot be drawn. Only for pictures the worker has taken:
     what it refused is not decoded here either."""

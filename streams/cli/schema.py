@@ -22,7 +22,10 @@ def export(
 ) -> None:
     """Write JSON Schema of each public event and one AsyncAPI document.
 
-    A file that is already there is replaced only when every event of the old schema still fits the new one.
+    Files that are already there are replaced only when the change hurts
+    nobody who knows the old ones: nothing removed, newly required or
+    narrowed in events that others write, nothing removed, made optional
+    or widened in events that others read.
 
     \b
     design-dedup schema export infra/schemas

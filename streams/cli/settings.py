@@ -20,8 +20,9 @@ def settings(
 ) -> None:
     """Show every setting, its value and where it came from.
 
-    A setting comes from the environment (DESIGN_DEDUP_ and its name in capitals), else from the file design-dedup.toml
-    (or the one that DESIGN_DEDUP_CONFIG names), else it has its default.
+    A setting comes from the environment (DESIGN_DEDUP_ and its name in
+    capitals), else from the file design-dedup.toml (or the one that
+    DESIGN_DEDUP_CONFIG names), else it has its default.
 
     \b
     design-dedup settings

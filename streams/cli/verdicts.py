@@ -14,7 +14,7 @@ from streams.cli.cluster import Cluster
 from streams.cli.console import EXIT_FAILED, line, out, plain, run, say, settings_or_usage
 from streams.events import Verdict, decode_verdict
 
-app: Final = typer.Typer(help="What was said of designs.", invoke_without_command=True)
+app: Final = typer.Typer(invoke_without_command=True)
 
 _POLL_S: Final = 0.3
 _COLOURS: Final = {"accept": "green", "duplicate": "red"}

@@ -37,8 +37,10 @@ def worker(
 ) -> None:
     """Run a worker: embed turns events into log records, decide turns log records into verdicts.
 
-    It waits for what is not there yet (Kafka, Triton, Milvus) and stops on SIGTERM or Ctrl-C. While it runs, its HTTP
-    server answers /livez, /readyz, /metrics, /v1/check and /v1/verdicts/ID on the settings web_host and web_port.
+    It waits for what is not there yet (Kafka, Triton, Milvus) and stops
+    on SIGTERM or Ctrl-C. While it runs, its HTTP server answers /livez,
+    /readyz, /metrics, /v1/check and /v1/verdicts/ID on the address that
+    the settings web_host and web_port name.
 
     \b
     design-dedup worker
@@ -110,8 +112,9 @@ async def _end(service: Any, web: Any) -> None:
 
 
 class _Ending:
-    """How a worker ends. `stop` is set by the first signal. What has not ended `limit_s` after `begin`, or by the second
-    signal, is cut off: what is not done is not acknowledged either, so it will be delivered again."""
+    """How a worker ends. `stop` is set by the first signal; what has not ended `limit_s` after `begin`, or by the
+    second signal, is cut off. What is not done is not acknowledged either, so it will be delivered again.
+    """
 
     def __init__(self, limit_s: float) -> None:
         self.stop = asyncio.Event()

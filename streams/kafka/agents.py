@@ -126,7 +126,7 @@ class DecideWork:
             if not self._app.is_current(event):
                 raise Stale
             try:
-                shard = await self.own(number, entries[0].position)
+                shard = await self.own(number, self._committed().get(number, entries[0].position))
                 await shard.process(entries)
                 return
             except Superseded as error:
@@ -141,16 +141,20 @@ class DecideWork:
             if shard is None:
                 shard = self._shards[number] = self._make(number)
             generation = self._app.consumer_generation_id
-            if self._generations.get(number) != generation or first > shard.next:
+            if self._generations.get(number) != generation:
                 await shard.take_over(self._log_ids[number], first)
                 self._generations[number] = generation
                 _log.info("took over", shard=number, next=shard.next)
             return shard
 
+    def _committed(self) -> dict[int, int]:
+        """The shards that are assigned to this worker, each with the position that was to be delivered next."""
+        return {p: first or 0 for (topic, p), first in self._app.assigned().items() if topic == self._topic}
+
     async def tend(self) -> None:
         """To be called every second or so: take over what was assigned and is quiet, let go of what was revoked, seal
         what has waited long enough."""
-        mine = {partition: first for (topic, partition), first in self._app.assigned().items() if topic == self._topic}
+        mine = self._committed()
         for number, first in mine.items():
             try:
                 shard = await self.own(number, first)
@@ -168,6 +172,10 @@ class DecideWork:
         shard = self._shards.get(number)
         current = self._generations.get(number) == self._app.consumer_generation_id
         return shard if shard is not None and shard.is_open and current else None
+
+    def awaited(self) -> list[int]:
+        """The shards that are assigned to this worker and not taken over yet."""
+        return [number for number in self._committed() if self.owned(number) is None]
 
     async def close(self) -> None:
         """Let go of every shard."""

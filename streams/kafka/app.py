@@ -1,6 +1,7 @@
 """The worker: one or both stages as Faust apps in one event loop, and everything they need, made from the settings."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -92,6 +93,7 @@ class Worker:
         self._log_ids: dict[int, str] = {}
         self._ready = asyncio.Event()
         self._started = False
+        self._open = contextlib.AsyncExitStack()
         self._last_moved: dict[str, float] = {}
 
     # Life
@@ -104,7 +106,9 @@ class Worker:
         policy = load_policy(settings.policy_file)
         await self._patiently("kafka", lambda: create_topics(settings.kafka_bootstrap, self._topics, self._security))
         self.encoder = make_encoder(settings)
+        self._open.push_async_callback(self.encoder.close)
         self.embed_stage = make_embed_stage(settings, self.encoder)
+        self._open.push_async_callback(self.embed_stage.close)
         if self._stage != "decide":
             await self._patiently("encoder", self.encoder.start)
             for shard in range(self._topics.shards):
@@ -130,6 +134,9 @@ class Worker:
             await self._start_decide()
         for app in self._apps:
             await app.start()
+        for stage in ("embed", "decide"):
+            if self._stage in (stage, "all"):
+                metrics.progress_timestamp.labels(stage).set_to_current_time()
         self._tasks.append(asyncio.create_task(self._watch()))
         self._started = True
         _log.info("worker is up", stage=self._stage, log_ids=list(self._log_ids.values()))
@@ -160,8 +167,7 @@ class Worker:
         if self._decide is not None:
             await self._decide.close()
         await self._producer.close()
-        await self.encoder.close()
-        await self.embed_stage.close()
+        await self._open.aclose()
 
     # Starting
 
@@ -174,7 +180,7 @@ class Worker:
         return {
             f"{topic.name}/{partition}": await self._patiently(
                 "kafka",
-                lambda p=partition: high_watermark(self._settings.kafka_bootstrap, topic.name, p),  # type: ignore[misc]
+                lambda p=partition: high_watermark(self._settings.kafka_bootstrap, topic.name, p, self._security),  # type: ignore[misc]
             )
             for partition in range(topic.partitions)
         }
@@ -207,7 +213,10 @@ class Worker:
     async def _start_embed(self, ends: Mapping[str, int]) -> None:
         settings, app = self._settings, self._app("embed")
         letters = [
-            record async for record in read_to_end(settings.kafka_bootstrap, self._topics.dead_letters.name, 0, 0)
+            record
+            async for record in read_to_end(
+                settings.kafka_bootstrap, self._topics.dead_letters.name, 0, 0, security=self._security
+            )
         ]
         flood = FloodGate(settings.dead_letter_share, settings.dead_letter_window, resumed_at(letters))
         at_once = asyncio.Event()
@@ -219,7 +228,7 @@ class Worker:
         )
         for kind, topic, ready in kinds:
             work = EmbedWork(kind, self.embed_stage, self._producer, self._topics, settings.tenants, flood, ready)
-            _agent(app, topic, work, flow)
+            self._agent(app, topic, work, flow, compacted=kind == "item")
         if settings.wait_for_catalog:
             self._tasks.append(asyncio.create_task(self._await_catalog(ends)))
         else:
@@ -240,7 +249,7 @@ class Worker:
 
         self._decide = DecideWork(app, self._topics.log.name, shard, self._log_ids)
         flow = Flow(settings.decide_batch, settings.decide_wait_ms / 1000, 2)
-        _agent(app, self._topics.log.name, self._decide, flow)
+        self._agent(app, self._topics.log.name, self._decide, flow)
 
     async def _start_encoder(self) -> None:
         """A worker that only decides needs the encoder for `check` alone, and does not wait for it."""
@@ -275,8 +284,10 @@ class Worker:
         """Lag, readiness, the shards' chores, and that there is progress."""
         while True:
             lag = {topic: count for app in self._apps for topic, count in app.lag().items()}
-            for topic, count in lag.items():
-                metrics.lag.labels("decide" if topic == self._topics.log.name else "embed", topic).set(count)
+            for app in self._apps:
+                for topic in app.topics_read:  # 0 for a topic whose partitions others have now
+                    stage = "decide" if topic == self._topics.log.name else "embed"
+                    metrics.lag.labels(stage, topic).set(lag.get(topic, 0))
             metrics.ready.set(not self.not_ready())
             metrics.encoder_healthy.set(self.encoder.healthy)
             if self._decide is not None:
@@ -308,6 +319,8 @@ class Worker:
             reasons.append("the encoder is down or answers wrongly")
         if self._stage != "decide" and not self._ready.is_set():
             reasons.append("the catalogue has not been read yet")
+        if self._decide is not None:
+            reasons += [f"shard {number} is being taken over" for number in self._decide.awaited()]
         for app in self._apps:
             if app.failed.done():
                 reasons.append(f"failed: {app.failed.result()}")
@@ -339,12 +352,24 @@ class Worker:
     async def _patiently(self, dependency: str, call: Callable[[], Awaitable[T]]) -> T:
         return await patiently(self._stage, dependency, call)
 
+    def _agent(self, app: DeliveryApp, topic: str, work: Work[Any], flow: Flow, *, compacted: bool = False) -> None:
+        """An agent that drives `work` with a topic's raw messages; undecodable values must reach our own code."""
+        app.topics_read.append(topic)
 
-def _agent(app: DeliveryApp, topic: str, work: Work[Any], flow: Flow) -> None:
-    """An agent that drives `work` with a topic's raw messages; undecodable values must reach our own code."""
+        async def read(partition: int, low: int, high: int) -> list[Any]:
+            where = (self._settings.kafka_bootstrap, topic, partition, low, high, self._security)
 
-    async def agent(stream: Any) -> None:
-        await pump(app, stream, work, flow)
+            async def once() -> list[Any]:
+                return [record async for record in read_to_end(*where)]
 
-    raw = app.topic(topic, value_serializer="raw", key_serializer="raw")
-    app.agent(raw, name=f"{app.conf.id}-{topic}")(agent)
+            try:
+                return await self._patiently("kafka", once)
+            except Fatal as error:  # gone for good (retention): what there is goes on
+                _log.error("events were lost before they were read", topic=topic, low=low, high=high, error=str(error))
+                return []
+
+        async def agent(stream: Any) -> None:
+            await pump(app, stream, work, flow, None if compacted else read)
+
+        raw = app.topic(topic, value_serializer="raw", key_serializer="raw")
+        app.agent(raw, name=f"{app.conf.id}-{topic}")(agent)

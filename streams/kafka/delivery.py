@@ -12,7 +12,7 @@ What stock Faust 0.15.3 does wrong, and what stands here instead (infra/adr/0002
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -86,6 +86,7 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
         self.gate = asyncio.Event()
         self.gate.set()
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.topics_read: list[str] = []
         self._stop_grace_s = stop_grace_s
         self._in_flight = 0
         self._landed = asyncio.Event()
@@ -104,13 +105,13 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
         """False once a rebalance has happened since the event was fetched: it is fetched again by its new owner."""
         return bool(event.message.generation_id == self.consumer_generation_id)
 
-    def assigned(self) -> dict[tuple[str, int], int]:
-        """The partitions this worker has, (topic, partition), each with its committed offset."""
+    def assigned(self) -> dict[tuple[str, int], int | None]:
+        """The partitions this worker has, (topic, partition), each with its committed offset if there is one."""
         consumer = self._consumer
         if consumer is None or not self.gate.is_set():
             return {}
         return {
-            (tp.topic, tp.partition): consumer._committed_offset.get(tp) or 0
+            (tp.topic, tp.partition): consumer._committed_offset.get(tp)
             for tp in consumer.assignment()
             if tp in consumer._read_offset
         }
@@ -120,7 +121,7 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
         lags: dict[str, int] = {}
         for (topic, partition), committed in self.assigned().items():
             end = self._consumer.highwater(driver.TP(topic, partition)) or 0
-            lags[topic] = lags.get(topic, 0) + max(0, end - committed)
+            lags[topic] = lags.get(topic, 0) + max(0, end - (committed or 0))
         return lags
 
     def took_off(self) -> None:
@@ -179,14 +180,42 @@ class Flow:
     depth: int
 
 
-async def pump(app: DeliveryApp, stream: Any, work: Work[P], flow: Flow) -> None:
+Read = Callable[[int, int, int], Awaitable[Sequence[Any]]]
+"""The records of the agent's topic: (partition, low, high) -> those with low <= offset < high that are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissedMessage:
+    """A message that a fetch passed over, with Faust's names. It needs no acknowledgement: the next one covers it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+    key: bytes | None
+    value: bytes | None
+    generation_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    message: MissedMessage
+
+
+async def pump(app: DeliveryApp, stream: Any, work: Work[P], flow: Flow, read: Read | None = None) -> None:
     """Drive an agent's stream until it is stopped. Never raises but for cancellation: an error of `work` fails the
-    worker with its batch and everything after it unacknowledged."""
-    await _Pump(app, stream, work, flow).run()
+    worker with its batch and everything after it unacknowledged.
+
+    read: looks again where offsets are missing between two messages: the embedded broker's fetch can pass over a record
+    that is just being written. None for a compacted topic, where holes are normal.
+    """
+    await _Pump(app, stream, work, flow, read).run()
 
 
 class _Pump(Generic[P]):
-    def __init__(self, app: DeliveryApp, stream: Any, work: Work[P], flow: Flow) -> None:
+    def __init__(self, app: DeliveryApp, stream: Any, work: Work[P], flow: Flow, read: Read | None) -> None:
+        self._read_again = read
+        self._expected: dict[tuple[int, int], int] = {}
         self._app = app
         self._stream = stream
         self._work = work
@@ -197,7 +226,7 @@ class _Pump(Generic[P]):
         self._preparing: set[asyncio.Task[P]] = set()
 
     async def run(self) -> None:
-        tasks: list[asyncio.Task[None]] = [
+        tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(part()) for part in (self._read, self._prepare, self._finish)
         ]
         try:
@@ -225,11 +254,36 @@ class _Pump(Generic[P]):
             if not events:
                 self._slots.release()
                 continue
+            events = await self._with_missed(events)
             self._app.took_off()
             task = asyncio.create_task(self._work_on(events))
             self._preparing.add(task)
             task.add_done_callback(self._preparing.discard)
             self._batches.put_nowait((events, task))
+
+    async def _with_missed(self, events: Sequence[Any]) -> list[Any]:
+        """The events with those a fetch passed over in their places."""
+        if self._read_again is None:
+            return list(events)
+        whole: list[Any] = []
+        for event in events:
+            message = event.message
+            where = (message.generation_id, message.partition)
+            expected = self._expected.get(where, self._app.assigned().get((message.topic, message.partition)))
+            if expected is not None and message.offset > expected:
+                missed = await self._read_again(message.partition, expected, message.offset)
+                _log.warning("offsets were passed over", topic=message.topic, low=expected, found=len(missed))
+                whole += [
+                    _Missed(
+                        MissedMessage(
+                            r.topic, r.partition, r.offset, r.timestamp / 1000, r.key, r.value, message.generation_id
+                        )
+                    )
+                    for r in missed
+                ]
+            whole.append(event)
+            self._expected[where] = message.offset + 1
+        return whole
 
     async def _work_on(self, events: list[Any]) -> P:
         return await self._work.prepare(events)
@@ -258,6 +312,7 @@ class _Pump(Generic[P]):
             with contextlib.suppress(Stale):
                 await self._work.finish(events, prepared)
                 for event in events:
-                    await self._stream.ack(event)
+                    if not isinstance(event, _Missed):
+                        await self._stream.ack(event)
             self._slots.release()
             self._app.landed()

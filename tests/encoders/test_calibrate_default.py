@@ -45,8 +45,8 @@ def test_the_rule_finds_most_copies_without_a_false_one() -> None:
     copies = {"reencode": pairs((0, 8, 2, 90), (1, 20, 4, 90), (2, 40, 4, 90)), "resize": pairs((0, 10, 3, 90))}
     false = pairs((0, 18, 30, 90), (1, 36, 4, 90))  # the first one needs the colour limit, the second the distance
     distance, colour, quality = choose_hash_rule(false, copies, allowed=0)
-    assert 20 <= distance < 36
-    assert 4 <= colour < 30
+    assert 20 <= distance < 32
+    assert 4 <= colour < 28
     assert quality == 80
     assert choose_hash_rule(false, copies, allowed=1)[0] >= 40
 
