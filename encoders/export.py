@@ -3,8 +3,9 @@
     python -m encoders.export --data DIR --out triton_models/design_encoder/1/model.onnx
 
 Writes the model, beside it `canary.json` (a picture's known answer, for the service), and
-encoders/records/VERSION.json. About three minutes on one idle core. The same machine, versions and seed give the same bytes;
-another processor may differ in last digits and so in the version. Not for training (nothing here follows a gradient).
+encoders/records/VERSION.json. About three minutes on one idle core. The same machine, versions and seed give the same
+bytes; another processor may differ in last digits and so in the version. Not for training: nothing here follows a
+gradient.
 
 The reduction (linear discriminant analysis with a floor): within-class scatter from pairs that show the same thing (a
 photo and its edited copy; a synthetic garment as design and as photograph), whiten by it, then keep the 256 directions

@@ -44,9 +44,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """SIGKILL."""
-        self.process.kill()
-        self.process.wait()
-        self._file.close()
+        self.close()
 
     def stop(self, timeout_s: float = 20.0) -> int:
         """SIGTERM; returns the exit code."""
@@ -54,7 +52,7 @@ class WorkerProcess:
         try:
             return self.process.wait(timeout_s)
         finally:
-            self.kill()
+            self.close()
 
     def close(self) -> None:
         if self.alive:
@@ -73,7 +71,9 @@ class WorkerProcess:
 class Service:
     """One installation: its topics, its settings, its workers."""
 
-    def __init__(self, stack: LocalStack, prefix: str, folder: Path, *, kafka: str | None = None, **env: object) -> None:
+    def __init__(
+        self, stack: LocalStack, prefix: str, folder: Path, *, kafka: str | None = None, **env: object
+    ) -> None:
         ends = stack.endpoints
         values = {
             "KAFKA_BOOTSTRAP": kafka or ends.kafka,
@@ -146,12 +146,14 @@ class Service:
     async def dead_letters(self) -> list[dict[str, bytes]]:
         return [dict(record.headers) for record in await self.read(self.topics.dead_letters.name)]
 
-    async def until(self, ready: Callable[[], Any], what: str, timeout_s: float = 60.0) -> None:
+    async def until(
+        self, ready: Callable[[], Any], what: str, timeout_s: float = 60.0, *, failing: bool = False
+    ) -> None:
         """Wait for `ready`, a coroutine function, to be true; a worker that died unasked is an error at once."""
         end = time.monotonic() + timeout_s
         while not await ready():
             died = [w.process.returncode for w in self.workers if w.process.poll() not in (None, 0, -9, -15)]
-            if died or time.monotonic() > end:
+            if (died and not failing) or time.monotonic() > end:
                 tails = "\n".join(f"--- {w.log.name}\n{w.text()[-3000:]}" for w in self.workers)
                 raise AssertionError(f"not within {timeout_s:g} s: {what}\n{tails}")
             await asyncio.sleep(0.1)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -104,12 +104,9 @@ def demo(
         raise typer.BadParameter("--catalog and --designs go together: two folders of pictures")
     if not report.parent.is_dir():
         raise typer.BadParameter(f"--report: there is no folder {report.parent}")
-    # The end of the terminal's session or a supervisor ends the demo as Ctrl-C does: with everything cleaned up.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     screen = Screen(err())
     try:
-        with screen, tempfile.TemporaryDirectory(prefix="design-dedup-demo-") as folder:
+        with _interruptible(), screen, tempfile.TemporaryDirectory(prefix="design-dedup-demo-") as folder:
             roots = [path.resolve() for path in (catalog, designs) if path]
             run = Run(Path(folder), screen, broker, index, roots)
             make = (
@@ -127,6 +124,17 @@ def demo(
         print(json.dumps(as_object(outcome, report)), flush=True)
     else:
         _print_summary(outcome, report)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The end of the terminal's session, or a supervisor, ends the demo as Ctrl-C does: with everything cleaned up."""
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 # Pictures

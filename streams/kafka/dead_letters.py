@@ -78,7 +78,7 @@ def from_record(record: Any) -> DeadLetter | None:
 
 def resume_message(ends: Mapping[str, int]) -> Message:
     """The marker that lets every dead letter below these source offsets through."""
-    return Message(None, None, 0, {RESUME: msgspec.json.encode(dict(ends))})
+    return Message(None, b"", 0, {RESUME: msgspec.json.encode(dict(ends))})
 
 
 def resumed_at(records: Iterable[Any]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -108,9 +109,6 @@ class TestScreen:
 
 
 class TestCommand:
-    def run(self, *arguments: str) -> object:
-        return CliRunner().invoke(app, ["demo", *arguments])
-
     def test_one_folder_is_not_enough(self, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["demo", "--catalog", str(tmp_path)])
         assert result.exit_code == 2
@@ -134,9 +132,7 @@ class TestCommand:
         assert "nowhere" in done.stderr
         assert not list(tmp_path.glob("design-dedup-demo-*"))
 
-    def test_json_is_one_object(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_json_is_one_object(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         outcome = Outcome(
             [], [Source("a", Path("a"))], [said("a", "accept", 0)], [], 1.0, [], None, Score(None, None, {})
         )
@@ -146,3 +142,4 @@ class TestCommand:
         assert result.exit_code == 0
         assert json.loads(result.stdout)["accepted"] == 1
         assert Path("report.html").is_file()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -1,37 +1,28 @@
 """One design through the whole real chain."""
 
-import io
 from pathlib import Path
 
 import pytest
 
-from encoders.synthetic import design as draw
-from encoders.synthetic import garment, photo
 from streams.local import LocalStack
+from tests.pictures import drawn, photographed
 from tests.service import Service, design, item
 
 pytestmark = pytest.mark.stack
 
 
-def jpeg(image, quality: int = 90) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
 async def test_one_design_through_the_whole_chain(full_stack: LocalStack, prefix: str, tmp_path: Path) -> None:
-    hangs, new = garment(1), garment(2)
     async with Service(full_stack, prefix, tmp_path) as service:
         service.start()
-        await service.update([("shirt", item(jpeg(photo(hangs, 1))))])
+        await service.update([("shirt", item(photographed(1)))])
         await service.until_settled()
         await service.publish(
             [
-                ("copy", design(jpeg(photo(hangs, 1)))),
-                ("saved again", design(jpeg(photo(hangs, 1), quality=70))),
-                ("new", design(jpeg(draw(new)))),
-                ("twin", design(jpeg(draw(new), quality=60))),
-                ("broken", design(jpeg(draw(new))[:500])),
+                ("copy", design(photographed(1))),
+                ("saved again", design(photographed(1, 70))),
+                ("new", design(drawn(2))),
+                ("twin", design(drawn(2, 60))),
+                ("broken", design(drawn(2)[:500])),
             ]
         )
         await service.until_settled()

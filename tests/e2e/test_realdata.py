@@ -25,7 +25,9 @@ def edited(data: bytes, rng: random.Random) -> bytes:
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     if rng.random() < 0.5:
         scale = rng.uniform(0.5, 0.9)
-        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+        picture = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
+        )
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=rng.randint(50, 90))
     return file.getvalue()

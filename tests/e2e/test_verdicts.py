@@ -1,43 +1,17 @@
 """What the service promises of verdicts, on real parts and both brokers."""
 
-import io
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import msgspec
 import pytest
-from PIL import Image
 
-from encoders.synthetic import design as draw
-from encoders.synthetic import garment, photo
 from streams.kafka.topics import Topic, committed_offsets
 from streams.local import LocalStack
+from tests.pictures import cropped, drawn, photographed
 from tests.service import Service, design, ids, item
 
 pytestmark = pytest.mark.stack
-
-
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-@cache
-def drawn(seed: int, quality: int = 90) -> bytes:
-    return jpeg(draw(garment(seed), 224), quality)
-
-
-@cache
-def photographed(seed: int, quality: int = 90) -> bytes:
-    return jpeg(photo(garment(seed), seed, 224), quality)
-
-
-@cache
-def cropped(seed: int) -> bytes:
-    picture = draw(garment(seed), 224)
-    return jpeg(picture.crop((12, 12, 212, 212)))
 
 
 @pytest.fixture(params=["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])

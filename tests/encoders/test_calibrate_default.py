@@ -1,13 +1,25 @@
 """The default thresholds: the arithmetic of choosing them, and that the record is of the shipped model."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from encoders.calibrate_default import Described, Pairs, choose_hash_rule, distances, near_pairs, rate, similarity
-from encoders.export import RECORDS
-from encoders.preprocess import encoder_version
+from encoders.calibrate_default import (
+    Described,
+    Pairs,
+    choose_hash_rule,
+    describe,
+    distances,
+    near_pairs,
+    rate,
+    similarity,
+)
+from encoders.export import RECORDS, session
+from encoders.preprocess import canary_pixels, encoder_version
+from streams.embed.images import ImageLimits, check_image
 from tests.encoders.test_export import MODEL
 
 
@@ -34,6 +46,18 @@ def test_near_pairs_are_allowed_ones_only() -> None:
     assert pairs.query.tolist() == [0, 1]
     assert pairs.distance.tolist() == [10, 10]
     assert pairs.colour.tolist() == [4, 4]
+
+
+def test_pictures_are_described_as_in_the_service() -> None:
+    image = Image.fromarray(canary_pixels()).resize((150, 220))
+    file = BytesIO()
+    image.save(file, "PNG")
+    checked = check_image(file.getvalue(), ImageLimits())
+    ours = describe([image], session(MODEL))
+    assert np.packbits(ours.bits[0] > 0).tobytes() == checked.hash
+    assert ours.quality[0] == checked.quality
+    assert ours.colour[0].astype(np.uint8).tobytes() == checked.colour
+    assert np.abs(ours.vectors[0]).max() > 100
 
 
 def pairs(*rows: tuple[int, int, int, int]) -> Pairs:
