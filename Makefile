@@ -13,6 +13,8 @@ SERVICE := .venv/installed-$(call checksum,$(LOCKS)/service.txt $(LOCKS)/broker.
 TRITON := .venv-triton/installed-$(call checksum,$(LOCKS)/triton.txt)
 TEST := .venv-test/installed-$(call checksum,$(LOCKS)/test.txt $(LOCKS)/torch.txt $(LOCKS)/broker.txt pyproject.toml)
 
+# ONNX Runtime reports its use to its maker unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
 SHELL := /bin/sh
 # Environments are installed side by side. Bytecode comes at the first use (Triton's server writes none, so not there).
 MAKEFLAGS += --no-print-directory -j3

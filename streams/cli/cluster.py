@@ -78,8 +78,9 @@ class Cluster:
         done = await committed_offsets(self._bootstrap, self.decide_group, self.topics.log)
         return [done[shard] for shard in range(self.topics.shards)]
 
-    async def owners(self) -> int:
-        """How many workers decide now."""
+    async def owners(self) -> list[str]:
+        """Where the workers that decide are, as the broker knows it: empty words from a broker that does not tell, and
+        such a broker (Tansu) remembers workers that are long gone."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         try:
             await admin.start()
@@ -88,7 +89,7 @@ class Cluster:
             for error in (for_code(code) for code, *_ in groups):
                 if error is not NoError and error is not GroupIdNotFound:
                     raise error(self.decide_group)
-            return sum(len(members) for _, _, _, _, _, members, *_ in groups)
+            return [host for _, _, _, _, _, members, *_ in groups for _, _, host, *_ in members]
         except (KafkaError, OSError) as error:
             raise Retryable(f"kafka at {self._bootstrap}: {error!r}") from error
         finally:

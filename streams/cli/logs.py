@@ -32,10 +32,12 @@ def configure_logs(level: str, style: Literal["text", "json"]) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+    # Tracebacks without the values of variables: they hold pictures, and may hold secrets.
+    plain = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
     last: Sequence[Processor] = (
-        (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer())
-        if style == "json"
-        else (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),)
+        (structlog.processors.format_exc_info, structlog.processors.JSONRenderer()) if style == "json" else (plain,)
     )
     handler = _StandardError()
     handler.setFormatter(
@@ -44,10 +46,16 @@ def configure_logs(level: str, style: Literal["text", "json"]) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    handler.addFilter(_is_worth_a_line)
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level)
     for name, least in _NOISY.items():
         logging.getLogger(name).setLevel(max(least, logging.getLevelNamesMapping()[level]))
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Not: Faust's remarks on the life of its inner services, which it logs in the name of our modules."""
+    return record.levelno > logging.INFO or not str(record.msg).startswith("[^")
 
 
 class _StandardError(logging.Handler):

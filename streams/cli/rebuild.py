@@ -1,6 +1,7 @@
 """`design-dedup rebuild`: checkpoint and Milvus again, from the log and the verdicts. Nothing is published."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,17 +35,55 @@ async def _rebuild(settings: Settings) -> list[str]:
     done = []
     async with Cluster(settings) as cluster:
         await cluster.create_topics()
-        if owners := await cluster.owners():
-            raise Fatal(
-                f"{owners} workers decide now (group {cluster.decide_group}); stop them, wait"
-                f" {settings.session_timeout_s:g} s, and run this again"
-            )
+        await _refuse_beside_an_owner(cluster)
         ends = await cluster.decided()
         await asyncio.to_thread(_delete_checkpoints, settings.data_dir)
         for shard, end in enumerate(ends):
             rebuilt = await _rebuild_shard(cluster, shard, end)
             done.append(rebuilt or f"shard {shard}: its log is empty, nothing to do")
     return done
+
+
+async def _refuse_beside_an_owner(cluster: Cluster) -> None:
+    settings = cluster.settings
+    for file in settings.data_dir.glob("shard-*.sqlite"):
+        if await asyncio.to_thread(_is_held, file):
+            raise Fatal(f"a worker holds {file} open; stop it and run this again")
+    owners = await cluster.owners()
+    if any(owners):
+        raise Fatal(
+            f"workers decide now (group {cluster.decide_group}, at {', '.join(sorted(set(owners)))}); stop them, wait"
+            f" {settings.session_timeout_s:g} s, and run this again"
+        )
+    # The embedded broker does not say who is still there, but all its workers are on this machine.
+    if owners and await asyncio.to_thread(_answers, settings.worker_url):
+        raise Fatal(f"a worker answers at {settings.worker_url}; stop it and run this again")
+
+
+def _is_held(file: Path) -> bool:
+    """Whether another process has a checkpoint open."""
+    database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=0, isolation_level=None)
+    try:
+        # In this mode the lock is one that no other open connection lets through.
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE")
+        database.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    except sqlite3.DatabaseError:
+        return False  # damaged: a reason to be here
+    finally:
+        database.close()
+    return False
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url.rstrip('/')}/livez", timeout=2, trust_env=False).status_code == httpx.codes.OK
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
 
 
 def _delete_checkpoints(folder: Path) -> None:

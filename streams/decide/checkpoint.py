@@ -1,4 +1,5 @@
-"""The checkpoint of one shard: a SQLite file, one transaction a batch, each a compare-and-swap on the next position.
+"""The checkpoint of one shard: a SQLite file, one transaction a batch, each a compare-and-swap on how often it was
+written.
 
 It only saves time: lost, it is made again from log and verdicts. Two processes may hold the same file open while a
 shard moves from one to the other; the swap lets only one of them go on.
@@ -17,9 +18,9 @@ from streams.decide.judge import NOWHERE, Key, Thing
 from streams.errors import Fatal
 from streams.events import Kind, Picture, Policy
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), value BLOB NOT NULL, next INTEGER)",
+    "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), value BLOB NOT NULL, writes INTEGER)",
     "CREATE TABLE IF NOT EXISTS thing (kind TEXT, id TEXT, fields BLOB, value BLOB, marks BLOB, PRIMARY KEY (kind, id))"
     " WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS tail (key INTEGER PRIMARY KEY, encoder TEXT, vector BLOB)",
@@ -28,14 +29,14 @@ _TABLES: Final = (
 
 
 class Superseded(Fatal):
-    """Another owner has gone on from here: what this one holds in memory is out of date."""
+    """Another owner has gone on from here, or a batch broke off: what this owner holds in memory is out of date."""
 
 
 class Head(msgspec.Struct, kw_only=True):
     """Where the fold stands.
 
-    next: the first position not applied. ledger: the first offset of the shard's verdicts not read. sealed: rows below
-    this position are in the store.
+    next: the first position not applied. ledger: no verdict of a position from `next` on stands before this offset of
+    the shard's verdicts. sealed: rows below this position are in the store.
     """
 
     log_id: str = ""
@@ -77,32 +78,38 @@ class Checkpoint:
         try:
             for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", *_TABLES):
                 self._db.execute(statement)
-            self.head = self._read_head()
-        except sqlite3.DatabaseError as error:
+            self.head, self._writes = self._read_head()
+        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
             self._db.close()
-            raise Fatal(
-                f"the checkpoint {path} cannot be read ({error}); delete it or run `design-dedup rebuild`"
-            ) from error
-        self._base = self.head.next
+            raise self._unreadable(error) from error
+        self._is_broken = False
 
-    def _read_head(self) -> Head:
-        row = self._db.execute("SELECT value FROM head").fetchone()
-        head = msgspec.msgpack.decode(row[0], type=Head) if row else Head()
+    def _unreadable(self, error: Exception) -> Fatal:
+        return Fatal(f"the checkpoint {self.path} cannot be read ({error}); run `design-dedup rebuild`")
+
+    def _read_head(self) -> tuple[Head, int]:
+        row = self._db.execute("SELECT value, writes FROM head").fetchone()
+        if row is None:
+            return Head(), 0
+        head = msgspec.msgpack.decode(row[0], type=Head)
         if head.format != _FORMAT:
-            raise Fatal(f"the checkpoint {self.path} has format {head.format}; run `design-dedup rebuild`")
-        return head
+            raise msgspec.ValidationError(f"its format is {head.format}, not {_FORMAT}")
+        return head, row[1]
 
     def is_current(self) -> bool:
-        """Whether nobody has gone on from here since this process last wrote or read."""
-        row = self._db.execute("SELECT next FROM head").fetchone()
-        return (row[0] if row else 0) == self._base
+        """Whether the file is as this process last read or wrote it."""
+        row = self._db.execute("SELECT writes FROM head").fetchone()
+        return not self._is_broken and (row[0] if row else 0) == self._writes
 
     def things(self) -> Iterator[tuple[Key, Thing, tuple[Picture, ...]]]:
         """Everything remembered: key, thing and, of what exists, its pictures without vectors."""
         kind: Kind
-        for kind, name, fields, marks in self._db.execute("SELECT kind, id, fields, marks FROM thing"):
-            thing = msgspec.msgpack.decode(fields, type=Thing)
-            yield (kind, name), thing, msgspec.msgpack.decode(marks, type=tuple[Picture, ...]) if marks else ()
+        try:
+            for kind, name, fields, marks in self._db.execute("SELECT kind, id, fields, marks FROM thing"):
+                thing = _thing.decode(fields)
+                yield (kind, name), thing, _marks.decode(marks) if marks else ()
+        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+            raise self._unreadable(error) from error
 
     def value(self, key: Key) -> bytes:
         """The stored JSON of a design's current verdict; empty when there is none."""
@@ -112,7 +119,7 @@ class Checkpoint:
     def marks(self, key: Key) -> tuple[Picture, ...]:
         """The pictures, without vectors, of something that exists."""
         row = self._db.execute("SELECT marks FROM thing WHERE kind = ? AND id = ?", key).fetchone()
-        return msgspec.msgpack.decode(row[0], type=tuple[Picture, ...])
+        return _marks.decode(row[0])
 
     def tail(self, limit: int = -1) -> list[TailRow]:
         """The rows that are not sealed, by key; at most `limit` of them."""
@@ -127,6 +134,11 @@ class Checkpoint:
     def garbage(self, limit: int) -> list[tuple[int, str]]:
         """(key, encoder) of sealed rows of what no longer exists."""
         return self._db.execute("SELECT key, encoder FROM garbage LIMIT ?", (limit,)).fetchall()
+
+    def garbage_size(self) -> int:
+        """How many sealed rows wait to be collected."""
+        size: int = self._db.execute("SELECT count(*) FROM garbage").fetchone()[0]
+        return size
 
     def commit(
         self, changes: Iterable[Change] = (), tail: Iterable[TailRow] = (), garbage: Iterable[tuple[int, str]] = ()
@@ -144,32 +156,42 @@ class Checkpoint:
             )
             self._db.executemany("INSERT OR REPLACE INTO garbage VALUES (?, ?)", garbage)
 
-    def sealed(self, below: int, collected: Iterable[tuple[int, str]] = ()) -> None:
-        """Write `head` after a seal: tail rows with a smaller key than `below` are in the store now."""
+    def seal(self, position: int, below: int, collected: Iterable[tuple[int, str]] = ()) -> None:
+        """Write `head` after a seal: rows under `position`, whose keys are under `below`, are in the store now."""
+        self.head.sealed = position
         with self._transaction():
             self._db.execute("DELETE FROM tail WHERE key < ?", (below,))
             self._db.executemany("DELETE FROM garbage WHERE key = ?", [(key,) for key, _ in collected])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """A transaction that goes through only if the head is still the one that was read."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """A transaction that goes through only if the file is as this process knows it. After one that failed there is
+        no other: `head` may be ahead of the file."""
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             if not self.is_current():
-                raise Superseded(f"the checkpoint {self.path} was moved on from {self._base} by another owner")
+                raise Superseded(f"the checkpoint {self.path} was written by another owner, or a write failed")
             self._db.execute(
-                "INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (msgspec.msgpack.encode(self.head), self.head.next)
+                "INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (msgspec.msgpack.encode(self.head), self._writes + 1)
             )
             yield
             self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
+        except BaseException as error:
+            self._is_broken = True
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise Fatal(f"the checkpoint {self.path} cannot be written: {error}") from error
             raise
-        self._base = self.head.next
+        self._writes += 1
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+_thing = msgspec.msgpack.Decoder(Thing)
+_marks = msgspec.msgpack.Decoder(tuple[Picture, ...])
 
 
 def _mark(picture: Picture) -> Picture:

@@ -4,15 +4,20 @@ With `index = memory` the owner holds the body too and the store is only searche
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.decide.judge import Entry, Found, row_key
+from streams.decide.judge import PICTURES, Entry, Found, row_key
 from streams.decide.rows import Rows, merge
 from streams.decide.store import MOST_HITS, Store
+from streams.errors import Retryable
 from streams.events import Picture
+
+_DEAD_ROWS: Final = 1024
+"""So many dead rows are not worth the copying."""
 
 
 def vectors_of(pictures: Sequence[Picture]) -> NDArray[np.int16]:
@@ -29,7 +34,10 @@ class VectorIndex:
         self._shard = shard
         self._in_memory = in_memory
         self._tails: dict[str, Rows] = {}
+        self._dims: dict[str, int] = {}
         self.sealed = sealed
+        self.is_sure = False
+        """Whether the store is known to hold every sealed row that is live; any failure of the store ends that."""
 
     def tail_rows(self) -> int:
         """How many rows are held in memory."""
@@ -38,7 +46,7 @@ class VectorIndex:
     def load_body(self, encoder: str) -> None:
         """With `index = memory`: read the sealed rows, once, before the tail is added."""
         high = row_key(self._shard, self.sealed)
-        if not (self._in_memory and self._store.count(encoder, self._low, high)):
+        if not (self._in_memory and self.sealed):
             return
         slices = list(self._store.scan(encoder, self._low, high))
         if slices:
@@ -47,7 +55,9 @@ class VectorIndex:
             self._tail(encoder, vectors.shape[1]).append(keys[order], vectors[order])
 
     def _tail(self, encoder: str, dim: int) -> Rows:
-        return self._tails.setdefault(encoder, Rows(dim))
+        if encoder not in self._tails:
+            self._tails[encoder], self._dims[encoder] = Rows(dim), dim
+        return self._tails[encoder]
 
     def add(self, encoder: str, keys: NDArray[np.int64], vectors: NDArray[np.int16]) -> None:
         """Rows younger than all others."""
@@ -61,6 +71,18 @@ class VectorIndex:
                 first = row_key(self._shard, entry.position)
                 keys = np.arange(first, first + len(pictures), dtype=np.int64)
                 self.add(entry.record.encoder, keys, vectors_of(pictures))
+
+    def drop_dead(self, alive: Collection[int], rows: int) -> None:
+        """With `index = memory`: when more than half of the rows are of positions that are not among `alive`, whose
+        rows are `rows`, let go of those."""
+        if not self._in_memory or self.tail_rows() <= 2 * rows + _DEAD_ROWS:
+            return
+        positions = np.fromiter(alive, np.int64, len(alive))
+        for encoder, tail in self._tails.items():
+            kept = self._tails[encoder] = Rows(self._dims[encoder])
+            for keys, vectors in tail.blocks():
+                stays = np.isin((keys - self._low) // PICTURES, positions)
+                kept.append(keys[stays], vectors[stays].astype(np.int16))
 
     def sizes(self) -> dict[str, int]:
         """A mark to come back to with `truncate`."""
@@ -96,12 +118,15 @@ class VectorIndex:
         near = self._tail(encoder, queries.shape[1]).search(queries, limit)
         if self._in_memory or not self.sealed:
             return near
-        self._store.prepare(encoder, queries.shape[1])
         high = row_key(self._shard, self.sealed)
-        if limit <= MOST_HITS:
-            body = self._store.search(encoder, queries, limit, self._low, high)
-        else:
-            body = self._search_all(encoder, queries, limit, high)
+        try:
+            if limit <= MOST_HITS:
+                body = self._store.search(encoder, queries, limit, self._low, high)
+            else:
+                body = self._search_all(encoder, queries, limit, high)
+        except Retryable:
+            self.is_sure = False
+            raise
         return [merge(*pair) for pair in zip(near, body, strict=True)]
 
     def _search_all(self, encoder: str, queries: NDArray[np.int16], limit: int, high: int) -> list[Found]:

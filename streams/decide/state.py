@@ -1,12 +1,15 @@
 """What exists and what was judged, in the owner's memory; checkpoint.py keeps it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 from streams.decide.checkpoint import Change, Checkpoint, TailRow
 from streams.decide.hashes import HashTable
 from streams.decide.judge import NOWHERE, Entry, Key, Outcome, Thing, row_key
 from streams.events import Kind, Picture
+
+_DEAD_ROWS: Final = 1024
 
 
 class State:
@@ -18,6 +21,8 @@ class State:
         self._things: dict[Key, Thing] = {}
         self._rows: dict[int, Key] = {}
         self._pictures: dict[int, int] = {}
+        self.live_rows = 0
+        self.garbage_rows = checkpoint.garbage_size()
         self._holders: dict[bytes, tuple[int, ...]] = {}
         self.hashes = HashTable()
         self.counts: defaultdict[Kind, int] = defaultdict(int)
@@ -45,6 +50,10 @@ class State:
         """The JSON of a design's current verdict; empty when there is none."""
         change = self._changes.get(key)
         return change.value if change else self._checkpoint.value(key)
+
+    def alive(self) -> Collection[int]:
+        """The positions of what exists."""
+        return self._rows.keys()
 
     def encoders(self) -> set[str]:
         """The encoder versions of what exists."""
@@ -78,7 +87,7 @@ class State:
             for i in outcome.rows
             for n, picture in enumerate(entries[i].record.pictures)
         ]
-        if len(self.hashes) > 2 * sum(self._pictures.values()) + 1024:
+        if len(self.hashes) > 2 * self.live_rows + _DEAD_ROWS:
             self.hashes.keep(set(self._rows))
 
     def _marks(self, key: Key, thing: Thing) -> Sequence[Picture]:
@@ -90,6 +99,7 @@ class State:
     def _born(self, key: Key, thing: Thing, pictures: Sequence[Picture]) -> None:
         self._rows[thing.row] = key
         self._pictures[thing.row] = len(pictures)
+        self.live_rows += len(pictures)
         self.counts[key[0]] += 1
         self.hashes.add(thing.row, pictures)
         for digest in set(thing.digests):
@@ -98,6 +108,7 @@ class State:
     def _died(self, key: Key, thing: Thing, sealing: int) -> None:
         del self._rows[thing.row]
         pictures = self._pictures.pop(thing.row)
+        self.live_rows -= pictures
         self.counts[key[0]] -= 1
         for digest in set(thing.digests):
             left = tuple(row for row in self._holders[digest] if row != thing.row)
@@ -107,6 +118,7 @@ class State:
                 del self._holders[digest]
         if thing.row < sealing:
             self._garbage += [(row_key(self._shard, thing.row, n), thing.encoder) for n in range(pictures)]
+            self.garbage_rows += pictures
 
     def save(self) -> None:
         """Write what `apply` changed since the last time."""

@@ -44,7 +44,7 @@ class Store(Protocol):
     """Durable rows of one log, by encoder version. Not thread-safe. Every call may raise Retryable."""
 
     def prepare(self, encoder: str, dim: int) -> None:
-        """Make the collection unless it is there."""
+        """Make the collection unless it is there. `write` needs it; all others find nothing where there is none."""
 
     def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
         """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high."""
@@ -53,10 +53,10 @@ class Store(Protocol):
         """Write rows and flush: on return they are durable and seen by a search."""
 
     def delete(self, encoder: str, keys: Sequence[int]) -> None:
-        """Forget rows."""
+        """Forget rows, if they are there."""
 
     def count(self, encoder: str, low: int, high: int) -> int:
-        """How many rows have low <= key < high; 0 where there is no collection."""
+        """How many rows have low <= key < high."""
 
     def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
         """Every row with low <= key < high, in slices (keys, vectors), in no order."""
@@ -92,8 +92,21 @@ class MilvusStore:
     def _name(self, encoder: str) -> str:
         return f"{self._prefix}{encoder}"
 
+    def _is_there(self, encoder: str) -> bool:
+        """Whether there is a collection; if so it is loaded, which a restarted Milvus may ask for."""
+        name = self._name(encoder)
+
+        def load(client: MilvusClient) -> bool:
+            if not client.has_collection(name):
+                return False
+            client.load_collection(name)
+            self._known.add(name)
+            return True
+
+        return name in self._known or self._call(load)
+
     def prepare(self, encoder: str, dim: int) -> None:
-        """Make the collection unless it is there."""
+        """Make the collection unless it is there. `write` needs it; all others find nothing where there is none."""
         name = self._name(encoder)
         if name in self._known:
             return
@@ -124,6 +137,8 @@ class MilvusStore:
             )  # fmt: skip
             return answer
 
+        if not self._is_there(encoder):
+            return [Found(np.zeros(0, np.int64), np.zeros(0, np.int64), None) for _ in queries]
         answer = self._call(search)
         if len(answer) != len(queries):
             raise Retryable(f"milvus answered {len(answer)} of {len(queries)} queries")
@@ -144,23 +159,22 @@ class MilvusStore:
         self._call(lambda client: client.flush(self._name(encoder), timeout=self._timeout_s))
 
     def delete(self, encoder: str, keys: Sequence[int]) -> None:
-        """Forget rows."""
-        self._call(lambda client: client.delete(self._name(encoder), ids=list(keys), timeout=self._timeout_s))
+        """Forget rows, if they are there."""
+        if keys and self._is_there(encoder):
+            self._call(lambda client: client.delete(self._name(encoder), ids=list(keys), timeout=self._timeout_s))
 
     def count(self, encoder: str, low: int, high: int) -> int:
-        """How many rows have low <= key < high; 0 where there is no collection."""
-        name = self._name(encoder)
-
-        def count(client: MilvusClient) -> int:
-            if not client.has_collection(name):
-                return 0
-            answer = client.query(name, filter=f"pk >= {low} and pk < {high}", output_fields=["count(*)"])
-            return int(answer[0]["count(*)"])
-
-        return self._call(count)
+        """How many rows have low <= key < high."""
+        if not self._is_there(encoder):
+            return 0
+        name, where = self._name(encoder), f"pk >= {low} and pk < {high}"
+        answer = self._call(lambda client: client.query(name, filter=where, output_fields=["count(*)"]))
+        return int(answer[0]["count(*)"])
 
     def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
         """Every row with low <= key < high, in slices (keys, vectors), in no order."""
+        if not self._is_there(encoder):
+            return
         iterator = self._call(
             lambda client: client.query_iterator(
                 self._name(encoder),
@@ -169,10 +183,12 @@ class MilvusStore:
                 output_fields=["pk", "vector"],
             )
         )
-        while rows := self._call(lambda _: iterator.next()):
-            keys = np.fromiter((row["pk"] for row in rows), np.int64, len(rows))
-            yield keys, np.array([row["vector"] for row in rows], np.float32).astype(np.int16)
-        iterator.close()
+        try:
+            while rows := self._call(lambda _: iterator.next()):
+                keys = np.fromiter((row["pk"] for row in rows), np.int64, len(rows))
+                yield keys, np.array([row["vector"] for row in rows], np.float32).astype(np.int16)
+        finally:
+            iterator.close()
 
     def drop(self) -> None:
         """Forget every collection of this log."""
@@ -199,7 +215,7 @@ class MemoryStore:
         self._rows: dict[str, dict[int, Row]] = {}
 
     def prepare(self, encoder: str, dim: int) -> None:
-        """Make the collection unless it is there."""
+        """Make the collection unless it is there. `write` needs it; all others find nothing where there is none."""
         self._rows.setdefault(encoder, {})
 
     def _between(self, encoder: str, low: int, high: int) -> list[Row]:
@@ -217,15 +233,17 @@ class MemoryStore:
 
     def write(self, encoder: str, rows: Sequence[Row]) -> None:
         """Write rows and flush: on return they are durable and seen by a search."""
+        if encoder not in self._rows:
+            raise Retryable(f"no collection for {encoder}")
         self._rows[encoder].update((row.key, row) for row in rows)
 
     def delete(self, encoder: str, keys: Sequence[int]) -> None:
-        """Forget rows."""
+        """Forget rows, if they are there."""
         for key in keys:
-            self._rows[encoder].pop(key, None)
+            self._rows.get(encoder, {}).pop(key, None)
 
     def count(self, encoder: str, low: int, high: int) -> int:
-        """How many rows have low <= key < high; 0 where there is no collection."""
+        """How many rows have low <= key < high."""
         return len(self._between(encoder, low, high))
 
     def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:

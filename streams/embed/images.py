@@ -22,6 +22,10 @@ from streams.errors import Invalid
 
 # Every decoder that is left out is attack surface saved: Pillow is never asked to try another one.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", *(("AVIF",) if features.check("avif") else ()))
+_PDQ_PX: Final = 64
+"""PDQ's own inner size. Brought there by Pillow, copies of 0.4 to 0.9 of the size differ by 2 bits in the median; by
+PDQ's box filter, whose windows depend on the size, by 26."""
+
 _WORK_PX: Final = 512
 """Large pictures are brought down to a shorter side of 512..1023 px before any real work: more than twice what the
 encoder reads, and what PDQ's authors recommend to hash."""
@@ -62,7 +66,7 @@ class CheckedImage:
     digest: bytes
     """SHA-256 of the file's bytes, 32 bytes."""
     hash: bytes
-    """PDQ, 256 bits in PDQ's order, 32 bytes, of the picture scaled into 512 x 512 px. Zero below 5 px a side."""
+    """PDQ, 256 bits in PDQ's order, 32 bytes, of the picture scaled to 64 x 64 px."""
     quality: int
     """PDQ's quality, 0..100: below about 50 the hash says little (plain areas, tiny pictures)."""
     colour: bytes
@@ -80,7 +84,7 @@ def check_image(data: bytes, limits: ImageLimits) -> CheckedImage:
     picture = _decode(data, limits)
     small = picture.copy()
     small.thumbnail((_WORK_PX, _WORK_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    bits, quality = pdqhash.compute(np.array(small))
+    bits, quality = pdqhash.compute(np.array(small.resize((_PDQ_PX, _PDQ_PX), Image.Resampling.BICUBIC)))
     return CheckedImage(
         digest=hashlib.sha256(data).digest(),
         hash=np.packbits(bits.astype(np.uint8)).tobytes(),

@@ -38,7 +38,6 @@ class EmbedWork:
         topics: Topics,
         tenants: Sequence[str],
         flood: FloodGate,
-        ready: asyncio.Event,
     ) -> None:
         self._kind: Literal["design", "item"] = kind
         self._stage = stage
@@ -46,7 +45,6 @@ class EmbedWork:
         self._topics = topics
         self._shards = {tenant: shard for shard, tenant in enumerate(tenants)}
         self._flood = flood
-        self._ready = ready
 
     async def prepare(self, events: Sequence[Any]) -> list[tuple[SourceEvent, LogRecord | Invalid]]:
         """Records, or reasons, of a batch; several batches may be on their way."""
@@ -56,7 +54,6 @@ class EmbedWork:
 
     async def finish(self, events: Sequence[Any], prepared: Sequence[tuple[SourceEvent, LogRecord | Invalid]]) -> None:
         """Append in source order. All of it is acknowledged by the broker before the next batch's turn."""
-        await self._ready.wait()
         self._flood.admit((source, isinstance(answer, Invalid)) for source, answer in prepared)
         letters = [
             to_message(source, answer, self._topics.max_message_bytes)

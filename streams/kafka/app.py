@@ -88,12 +88,14 @@ class Worker:
         self._security: Mapping[str, Any] = {}
         self._producer = Producer(settings.kafka_bootstrap, settings.max_message_bytes, self._security)
         self._apps: list[DeliveryApp] = []
+        self._running: list[DeliveryApp] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._decide: DecideWork | None = None
         self._log_ids: dict[int, str] = {}
         self._ready = asyncio.Event()
         self._started = False
         self._open = contextlib.AsyncExitStack()
+        self._open.push_async_callback(self._producer.close)
         self._last_moved: dict[str, float] = {}
 
     # Life
@@ -128,12 +130,12 @@ class Worker:
         for shard in range(self._topics.shards):
             first = await self._first_record(shard)
             self._log_ids[shard], ends = first.log_id, first.catalog_ends
+        apps: list[DeliveryApp] = []
         if self._stage != "decide":
-            await self._start_embed(ends)
+            apps += await self._embed_apps(ends)
         if self._stage != "embed":
-            await self._start_decide()
-        for app in self._apps:
-            await app.start()
+            apps.append(self._decide_app())
+        await asyncio.gather(*(self._start_app(app) for app in apps))
         for stage in ("embed", "decide"):
             if self._stage in (stage, "all"):
                 metrics.progress_timestamp.labels(stage).set_to_current_time()
@@ -163,10 +165,8 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(app.stop() for app in self._apps))
-        if self._decide is not None:
-            await self._decide.close()
-        await self._producer.close()
+        # Side by side: each may take the whole grace.
+        await asyncio.gather(*(app.stop() for app in self._running))
         await self._open.aclose()
 
     # Starting
@@ -210,8 +210,14 @@ class Worker:
         self._apps.append(app)
         return app
 
-    async def _start_embed(self, ends: Mapping[str, int]) -> None:
-        settings, app = self._settings, self._app("embed")
+    async def _start_app(self, app: DeliveryApp) -> None:
+        self._running.append(app)
+        await app.start()
+
+    async def _embed_apps(self, ends: Mapping[str, int]) -> list[DeliveryApp]:
+        """The apps to start now: one for each source topic, so that designs that have to wait for the catalogue fill no
+        buffer it needs."""
+        settings = self._settings
         letters = [
             record
             async for record in read_to_end(
@@ -219,22 +225,23 @@ class Worker:
             )
         ]
         flood = FloodGate(settings.dead_letter_share, settings.dead_letter_window, resumed_at(letters))
-        at_once = asyncio.Event()
-        at_once.set()
         flow = Flow(settings.embed_batch, settings.embed_wait_ms / 1000, settings.embed_depth)
-        kinds: Sequence[tuple[Literal["design", "item"], str, asyncio.Event]] = (
-            ("design", self._topics.designs.name, self._ready),
-            ("item", self._topics.catalog.name, at_once),
-        )
-        for kind, topic, ready in kinds:
-            work = EmbedWork(kind, self.embed_stage, self._producer, self._topics, settings.tenants, flood, ready)
-            self._agent(app, topic, work, flow, compacted=kind == "item")
-        if settings.wait_for_catalog:
-            self._tasks.append(asyncio.create_task(self._await_catalog(ends)))
-        else:
-            await self._say_ready()
 
-    async def _start_decide(self) -> None:
+        def app(kind: Literal["design", "item"], name: str, topic: str) -> DeliveryApp:
+            made = self._app(name)
+            work = EmbedWork(kind, self.embed_stage, self._producer, self._topics, settings.tenants, flood)
+            self._agent(made, topic, work, flow, compacted=kind == "item")
+            return made
+
+        catalog = app("item", "catalog", self._topics.catalog.name)
+        designs = app("design", "designs", self._topics.designs.name)
+        if not settings.wait_for_catalog or await self._patiently("kafka", lambda: self._has_read(ends)):
+            await self._say_ready()
+            return [catalog, designs]
+        self._tasks.append(asyncio.create_task(self._start_designs_later(designs, ends)))
+        return [catalog]
+
+    def _decide_app(self) -> DeliveryApp:
         settings, app = self._settings, self._app("decide")
         options = DecideOptions(settings.data_dir, settings.index, settings.seal_rows, settings.seal_idle_s)
 
@@ -248,8 +255,10 @@ class Worker:
             return Shard(number, options, store, ledger, self._kafka_log(number))
 
         self._decide = DecideWork(app, self._topics.log.name, shard, self._log_ids)
+        self._open.push_async_callback(self._decide.close)
         flow = Flow(settings.decide_batch, settings.decide_wait_ms / 1000, 2)
         self._agent(app, self._topics.log.name, self._decide, flow)
+        return app
 
     async def _start_encoder(self) -> None:
         """A worker that only decides needs the encoder for `check` alone, and does not wait for it."""
@@ -258,19 +267,19 @@ class Worker:
 
     # Rule 12
 
-    async def _await_catalog(self, ends: Mapping[str, int]) -> None:
-        """Let designs through when the group has passed the end that the catalogue had when the log was made."""
-        settings = self._settings
+    async def _has_read(self, ends: Mapping[str, int]) -> bool:
+        """Whether the group has passed the end that the catalogue had when the log was made."""
+        topic = self._topics.catalog
+        done = await committed_offsets(
+            self._settings.kafka_bootstrap, f"{self._settings.group}-catalog", topic, self._security
+        )
+        return all(done[partition] >= ends.get(f"{topic.name}/{partition}", 0) for partition in done)
 
-        async def passed() -> bool:
-            topic = self._topics.catalog
-            done = await committed_offsets(settings.kafka_bootstrap, f"{settings.group}-embed", topic, self._security)
-            return all(done[partition] >= ends.get(f"{topic.name}/{partition}", 0) for partition in done)
-
-        if any(ends.values()):
-            while not await self._patiently("kafka", passed):  # noqa: ASYNC110 - other workers move it too
-                await asyncio.sleep(_POLL_S)
+    async def _start_designs_later(self, designs: DeliveryApp, ends: Mapping[str, int]) -> None:
+        while not await self._patiently("kafka", lambda: self._has_read(ends)):  # noqa: ASYNC110 - others read too
+            await asyncio.sleep(_POLL_S)
         await self._say_ready()
+        await self._start_app(designs)
         await asyncio.Event().wait()
 
     async def _say_ready(self) -> None:

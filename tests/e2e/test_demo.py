@@ -33,7 +33,7 @@ def start(home: Path, *arguments: str) -> "subprocess.Popen[str]":
         str(home.parent / "report.html"),
         *arguments,
     ]
-    environment = {**os.environ, "TMPDIR": str(home)}
+    environment = {**os.environ, "TMPDIR": str(home), "ORT_DISABLE_TELEMETRY": "1"}  # else it leaves a file there
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

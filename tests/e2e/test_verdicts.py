@@ -67,7 +67,7 @@ async def test_embed_killed_in_the_middle_loses_and_contradicts_nothing(
 
         await service.until(some, "embed is in the middle of its work")
         victim.kill()
-        assert await committed(service, "embed", service.topics.designs) < 120
+        assert await committed(service, "designs", service.topics.designs) < 120
         service.start("embed")
         await service.until_settled(90)
         folded = await service.assert_as_promised()

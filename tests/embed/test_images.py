@@ -213,7 +213,7 @@ def test_tiny_and_thin_pictures_are_pictures(size: tuple[int, int]) -> None:
     assert well_formed(checked)
     assert cells(checked).max() <= 3
     if min(size) < 5:
-        assert (checked.hash, checked.quality) == (bytes(32), 0)
+        assert checked.quality <= 10
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", *(["AVIF"] if AVIF else [])])
