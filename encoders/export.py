@@ -167,7 +167,10 @@ def make(data: Path, out: Path, seed: int) -> dict[str, object]:
         },
         "command": "python -m encoders.export",
         "seed": seed,
-        "data": {"set": "clothing (CC0)", "photos": len(photos), "sha256": content_hash(p.path for p in photos)},
+        "data": {
+            "set": "clothing (CC0)", "photos": len(photos), "sha256": content_hash(p.path for p in photos),
+            "synthetic_code_sha256": content_hash(Path(synthetic.__file__).parent.glob("synthetic*.py")),
+        },
         "packages": {name: package_version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "bytes": out.stat().st_size,
         "scores_on_held_out_senders": scores,

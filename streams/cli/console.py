@@ -39,9 +39,9 @@ def say(text: str) -> None:
 
 
 def say_error(error: BaseException) -> None:
-    """One clear line on standard error."""
-    lines = plain(str(error) or type(error).__name__).split()
-    print("design-dedup: " + " ".join(lines), file=sys.stderr, flush=True)
+    """One clear line on standard error; what an error quotes beyond its first line (a server's log) is indented."""
+    lines = plain(str(error) or type(error).__name__).splitlines()
+    print("\n  ".join(["design-dedup: " + lines[0], *lines[1:]]), file=sys.stderr, flush=True)
 
 
 def plain(text: str) -> str:

@@ -33,9 +33,7 @@ def configure_logs(level: str, style: Literal["text", "json"]) -> None:
         cache_logger_on_first_use=False,
     )
     # Tracebacks without the values of variables: they hold pictures, and may hold secrets.
-    plain = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
+    plain = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     last: Sequence[Processor] = (
         (structlog.processors.format_exc_info, structlog.processors.JSONRenderer()) if style == "json" else (plain,)
     )

@@ -56,7 +56,7 @@ async def _refuse_beside_an_owner(cluster: Cluster) -> None:
             f" {settings.session_timeout_s:g} s, and run this again"
         )
     # The embedded broker does not say who is still there, but all its workers are on this machine.
-    if owners and await asyncio.to_thread(_answers, settings.worker_url):
+    if bool(owners) and await asyncio.to_thread(_answers, settings.worker_url):
         raise Fatal(f"a worker answers at {settings.worker_url}; stop it and run this again")
 
 

@@ -75,15 +75,9 @@ class Screen:
     def verdict(self, verdict: Verdict) -> None:
         """A verdict as it came."""
         near = verdict.neighbours[0] if verdict.neighbours else None
-        colour = "red" if verdict.verdict == "duplicate" else "green"
+        word = Text(verdict.verdict, style="red" if verdict.verdict == "duplicate" else "green")
         why = WHY[near.signal][0] if near and verdict.verdict == "duplicate" else ""
-        self._show(
-            verdict.design_id,
-            f"[{colour}]{verdict.verdict}[/]",
-            f"{verdict.similarity:.3f}",
-            near.id if near else "",
-            why,
-        )
+        self._show(verdict.design_id, word, f"{verdict.similarity:.3f}", near.id if near else "", why)
 
     def letter(self, name: str, reason: str) -> None:
         """A design that could not be used."""

@@ -56,7 +56,8 @@ def worker(
             return
         if not isinstance(error, DedupError):
             _log.error("the worker failed", exc_info=error)
-    say_error(error if isinstance(error, DedupError) else Exception(f"the worker failed: {error!r}"))
+    reason = str(error) if isinstance(error, DedupError) else f"the worker failed: {error!r}"
+    say_error(Exception(" ".join(reason.split())))
     raise typer.Exit(EXIT_FAILED)
 
 

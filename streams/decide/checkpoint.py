@@ -69,7 +69,8 @@ class TailRow:
 
 
 class Checkpoint:
-    """One open file. Not thread-safe: the shard's thread uses it."""
+    """One open file. Not thread-safe: the shard's thread uses it. is_broken: something was not written that memory holds
+    already, so nothing more may be written."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class Checkpoint:
         except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
             self._db.close()
             raise self._unreadable(error) from error
-        self._is_broken = False
+        self.is_broken = False
 
     def _unreadable(self, error: Exception) -> Fatal:
         return Fatal(f"the checkpoint {self.path} cannot be read ({error}); run `design-dedup rebuild`")
@@ -99,7 +100,7 @@ class Checkpoint:
     def is_current(self) -> bool:
         """Whether the file is as this process last read or wrote it."""
         row = self._db.execute("SELECT writes FROM head").fetchone()
-        return not self._is_broken and (row[0] if row else 0) == self._writes
+        return not self.is_broken and (row[0] if row else 0) == self._writes
 
     def things(self) -> Iterator[tuple[Key, Thing, tuple[Picture, ...]]]:
         """Everything remembered: key, thing and, of what exists, its pictures without vectors."""
@@ -165,8 +166,7 @@ class Checkpoint:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """A transaction that goes through only if the file is as this process knows it. After one that failed there is
-        no other: `head` may be ahead of the file."""
+        """A transaction that goes through only if the file is as this process knows it. One that fails is the last."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             if not self.is_current():
@@ -177,7 +177,7 @@ class Checkpoint:
             yield
             self._db.execute("COMMIT")
         except BaseException as error:
-            self._is_broken = True
+            self.is_broken = True
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):

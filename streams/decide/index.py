@@ -37,7 +37,11 @@ class VectorIndex:
         self._dims: dict[str, int] = {}
         self.sealed = sealed
         self.is_sure = False
-        """Whether the store is known to hold every sealed row that is live; any failure of the store ends that."""
+        """Whether the store is known to hold every sealed row that is live."""
+
+    def doubt(self) -> None:
+        """The store failed, so it may have lost rows. With `index = memory` they are all here."""
+        self.is_sure = self.is_sure and self._in_memory
 
     def tail_rows(self) -> int:
         """How many rows are held in memory."""
@@ -125,7 +129,7 @@ class VectorIndex:
             else:
                 body = self._search_all(encoder, queries, limit, high)
         except Retryable:
-            self.is_sure = False
+            self.doubt()
             raise
         return [merge(*pair) for pair in zip(near, body, strict=True)]
 

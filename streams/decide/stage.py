@@ -5,46 +5,27 @@ offset. Kafka is behind `Ledger` and `Log`; nothing here knows it.
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar
 
-import numpy as np
-
 from streams import metrics
-from streams.decide.checkpoint import Checkpoint, Superseded
-from streams.decide.index import VectorIndex
-from streams.decide.judge import (
-    PICTURES,
-    Context,
-    Entry,
-    Hits,
-    Missing,
-    Outcome,
-    Said,
-    judge,
-    may_need_hits,
-    position_of,
-    row_key,
-    verdict_position,
-)
-from streams.decide.state import State
-from streams.decide.store import Row, Store
+from streams.decide.checkpoint import Superseded
+from streams.decide.judge import Entry, Outcome, Said, verdict_position
+from streams.decide.memory import Memory
+from streams.decide.sealing import SLICE_ROWS, Sealer
+from streams.decide.store import Store
+from streams.decide.threads import in_thread
 from streams.errors import Fatal, Retryable
-from streams.events import LogRecord, Policy, Verdict, decode_verdict
+from streams.events import LogRecord, Verdict, decode_verdict
 from streams.retry import patiently
 
 T = TypeVar("T")
 
-FIRST_LIMIT: Final = 16
-_MORE: Final = 4
-_SEAL_ROWS: Final = 1024
-_SEAL_SLICE: Final = 256
 _REPLAY_BATCH: Final = 512
 
 
@@ -81,10 +62,6 @@ class Log(Protocol):
         """The records with low <= position < high, in slices. Fatal if the log lost its beginning."""
 
 
-def _log_path(options: DecideOptions, shard: int) -> Path:
-    return options.data_dir / f"shard-{shard}.sqlite"
-
-
 class Shard:
     """The fold over one shard's log. One owner at a time; calls are serialised by `lock`."""
 
@@ -97,14 +74,11 @@ class Shard:
         self._ledger = ledger
         self._log = log
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"shard-{number}")
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix=f"seal-{number}")
-        self._said: dict[int, bytes] = {}
-        self._seal: asyncio.Task[None] | None = None
-        self._sealing = 0
-        self._unsealed = 0
+        self._memory: Memory
+        self._sealer: Sealer
+        self._is_open = False
         self._last_batch = time.monotonic()
         self.lock = asyncio.Lock()
-        self._is_open = self._dirty = False
 
     # Taking over and letting go
 
@@ -112,143 +86,113 @@ class Shard:
         """Become the owner: the checkpoint, then what was said beyond it, then the log up to `first`, the position that
         is delivered next. Nothing is published: what was said is never decided again."""
         async with self.lock:
-            # Memory that another owner's work has made old is thrown away.
-            if not (self._is_open and self._checkpoint.is_current() and not self._dirty):
+            try:
+                if not (self._is_open and await self._in_thread(self._memory.checkpoint.is_current)):
+                    await self._release()
+                    await self._asking("milvus", self._open, log_id)
+                await self._compare_ends()
+                await self._read_ledger()
+                await self._patiently("kafka", lambda: self._replay(first))
+                # Not before: until then the checkpoint may be older than what was collected in the store.
+                await self._asking("milvus", self._memory.make_sure)
+            except Fatal:
                 await self._release()
-                await self._asking("milvus", self._open, log_id)
-                end = await self._patiently("kafka", self._log.end)
-                if self._head.next > end:
-                    raise Fatal(
-                        f"the checkpoint {self._checkpoint.path} is at {self._head.next}, the log of {self.number}"
-                        f" ends at {end}; run `design-dedup rebuild`"
-                    )
-            await self._read_ledger()
-            if first > self._head.next:
-                async for entries in self._retried_read(self._head.next, first):
-                    for start in range(0, len(entries), _REPLAY_BATCH):
-                        await self._process(entries[start : start + _REPLAY_BATCH], replay=True)
+                raise
             metrics.takeovers.inc()
 
     def _open(self, log_id: str) -> None:
-        self._checkpoint = Checkpoint(_log_path(self._options, self.number))
-        try:
-            self._load(log_id)
-        except BaseException:
-            self._checkpoint.close()
-            raise
-        self._is_open, self._dirty = True, False
-
-    def _load(self, log_id: str) -> None:
-        self._head = self._checkpoint.head
-        if self._head.log_id not in ("", log_id):
-            raise Fatal(
-                f"the checkpoint {self._checkpoint.path} belongs to log {self._head.log_id}, the topic holds {log_id};"
-                " run `design-dedup rebuild`"
-            )
-        self._head.log_id = log_id
-        self._store, self._seal_store = self._make_store(log_id), self._make_store(log_id)
-        self._state = State(self._checkpoint, self.number)
-        self._index = VectorIndex(
-            self._store, self.number, self._head.sealed, in_memory=self._options.index == "memory"
+        path = self._options.data_dir / f"shard-{self.number}.sqlite"
+        memory = Memory(self.number, path, log_id, self._make_store(log_id), in_memory=self._options.index == "memory")
+        self._sealer = Sealer(
+            self.number, memory.checkpoint, memory.state, memory.index, self._make_store(log_id), self._thread
         )
-        low, high = row_key(self.number, 0), row_key(self.number, self._head.sealed)
-        for encoder in self._state.encoders():
-            expected = self._state.rows_below(self._head.sealed, encoder)
-            if expected and (held := self._store.count(encoder, low, high)) < expected:
-                raise Fatal(
-                    f"the store holds {held} rows of shard {self.number} where {expected} are live;"
-                    " run `design-dedup rebuild`"
-                )
-            self._index.load_body(encoder)
-        self._unsealed = 0
-        for row in self._checkpoint.tail():
-            vector = np.frombuffer(row.vector, "<i2")[None]
-            self._index.add(row.encoder, np.array([row.key]), vector)
-            self._unsealed += 1
-        self._said.clear()
-        self._sealing = self._head.sealed
+        self._memory, self._is_open = memory, True
+
+    async def _compare_ends(self) -> None:
+        end = await self._patiently("kafka", self._log.end)
+        if self.next > end:
+            raise Fatal(
+                f"the checkpoint {self._memory.checkpoint.path} is at {self.next}, the log of {self.number}"
+                f" ends at {end}; run `design-dedup rebuild`"
+            )
 
     async def _read_ledger(self) -> None:
-        said, self._head.ledger = await self._patiently("kafka", lambda: self._ledger.since(self._head.ledger))
+        memory = self._memory
+        said, memory.ledger_end = await self._patiently("kafka", lambda: self._ledger.since(memory.ledger_end))
         for _, value in said:
-            if (position := verdict_position(value)) >= self._head.next:
-                self._said.setdefault(position, value)
+            memory.hear(verdict_position(value), value)
 
-    async def _retried_read(self, low: int, high: int) -> AsyncIterator[list[Entry]]:
-        """The log from low to high, taken up again where it broke off."""
-        while low < high:
-            try:
-                async for entries in self._log.read(low, high):
-                    yield entries
-                    low = entries[-1].position + 1
-            except Retryable:
-                await asyncio.sleep(0.2)
+    async def _replay(self, first: int) -> None:
+        """Complete the effects of the log up to `first`, from where a broken read left off."""
+        if first <= self.next:
+            return
+        slices = self._log.read(self.next, first)
+        try:
+            async for entries in slices:
+                for start in range(0, len(entries), _REPLAY_BATCH):
+                    await self._process(entries[start : start + _REPLAY_BATCH], replay=True)
+        finally:
+            if isinstance(slices, AsyncGenerator):
+                await slices.aclose()
+        if self.next < first:
+            raise Retryable(f"dedup.log was read up to {self.next} of {first}")
 
     async def _release(self) -> None:
-        if self._seal is not None:
-            self._seal.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await self._seal
-            self._seal = None
         if self._is_open:
             self._is_open = False
-            await self._in_thread(self._close_all)
-
-    def _close_all(self) -> None:
-        self._checkpoint.close()
-        self._store.close()
-        self._seal_store.close()
+            await self._sealer.close()
+            await self._in_thread(self._memory.close)
 
     async def close(self) -> None:
         """Let go of files and connections; what is not checkpointed will be read again."""
         async with self.lock:
             await self._release()
-        self._thread.shutdown(wait=True)
-        self._sealer.shutdown(wait=True)
+            self._thread.shutdown(wait=False)
 
     # Deciding
 
     @property
     def next(self) -> int:
-        """The first position not decided yet."""
-        return self._head.next
+        """The first position not decided yet; 0 while nothing is open."""
+        return self._memory.head.next if self._is_open else 0
 
     @property
     def is_open(self) -> bool:
         """Whether this process has taken the shard over."""
         return self._is_open
 
+    @property
+    def _is_sound(self) -> bool:
+        return self._is_open and not self._memory.checkpoint.is_broken
+
     async def process(self, entries: Sequence[Entry]) -> None:
         """Decide consecutive records, with every effect. Superseded: another owner has gone on; Fatal: stop."""
         async with self.lock:
+            if not self._is_sound:
+                raise Superseded(f"shard {self.number} has to be taken over first")
             await self._process(entries, replay=False)
 
     async def _process(self, entries: Sequence[Entry], *, replay: bool) -> None:
-        entries = [entry for entry in entries if entry.position >= self._head.next]
+        entries = [entry for entry in entries if entry.position >= self.next]
         if not entries:
             return
-        if any(b.position != a.position + 1 for a, b in pairwise(entries)) or entries[0].position != self._head.next:
-            raise Fatal(f"shard {self.number}: the log jumps from {self._head.next} to {entries[0].position}")
+        if any(b.position != a.position + 1 for a, b in pairwise(entries)) or entries[0].position != self.next:
+            raise Fatal(f"shard {self.number}: the log jumps from {self.next} to {entries[0].position}")
         metrics.batch_size.labels("decide").observe(len(entries))
         for segment in _cut(entries):
             await self._decide(segment, replay=replay)
         self._last_batch = time.monotonic()
         metrics.progress_timestamp.labels("decide").set_to_current_time()
-        if self._unsealed >= self._options.seal_rows:
-            if replay:
-                await self._move(contextlib.nullcontext())
-            else:
-                self._begin_seal()
+        while replay and self._memory.state.tail_rows >= self._options.seal_rows:
+            await self._sealer.now()
+        if self._memory.state.tail_rows >= self._options.seal_rows:
+            self._sealer.begin(self.lock)
 
     async def _decide(self, entries: Sequence[Entry], *, replay: bool) -> None:
-        record = entries[0].record
-        if record.kind == "config":
-            self._configure(entries[0])
-            outcome: Outcome = Outcome()
-            verdicts: list[Said] = []
+        if entries[0].record.kind == "config":
+            outcome, verdicts = Outcome(), list[Said]()
         else:
-            outcome, verdicts = await self._asking("milvus", self._judge, entries)
-        self._dirty = True
+            outcome, verdicts = await self._asking("milvus", self._judge, entries, replay)
         if replay:
             if fresh := [said.position for said in verdicts if said.first]:
                 raise Fatal(f"designs.verdicts lacks the verdict of position {fresh[0]}, which was acknowledged")
@@ -256,85 +200,31 @@ class Shard:
             with metrics.stage_seconds.labels("decide", "publish").time():
                 await self._publish(verdicts)
         with metrics.stage_seconds.labels("decide", "checkpoint").time():
-            await self._in_thread(self._commit, entries, outcome)
-        self._dirty = False
+            await self._in_thread(self._memory.commit, entries, outcome)
         if not replay:
             _measure(entries, verdicts)
-        metrics.position.labels(self.number).set(self._head.next)
-        metrics.tail_rows.labels(self.number).set(self._index.tail_rows())
+        metrics.position.labels(self.number).set(self.next)
+        metrics.tail_rows.labels(self.number).set(self._memory.index.tail_rows())
         for kind in ("item", "design"):
-            metrics.existing.labels(self.number, kind).set(self._state.counts[kind])
+            metrics.existing.labels(self.number, kind).set(self._memory.state.counts[kind])
 
-    def _configure(self, entry: Entry) -> None:
-        record = entry.record
-        if entry.position == 0 and record.log_id != self._head.log_id:
-            raise Fatal(f"the log's first record names log {record.log_id}, not {self._head.log_id}")
-        self._head.policy = record.policy or self._head.policy
-        self._head.encoder = record.encoder or self._head.encoder
-
-    def _context(self) -> Context:
-        if self._head.policy is None:
-            raise Fatal("dedup.log does not begin with a config record; it was not made by design-dedup")
-        return Context(self._head.log_id, self.number, self._head.policy)
-
-    def _judge(self, entries: Sequence[Entry]) -> tuple[Outcome, list[Said]]:
-        """The outcome of a batch, without any effect, and its verdicts with the stored ones filled in."""
-        outcome = self._judged(entries, self._said)
-        return outcome, [
-            said if said.value is not None else replace(said, value=self._state.value(said.key))
-            for said in outcome.said
-        ]
-
-    def _judged(self, entries: Sequence[Entry], known: dict[int, bytes]) -> Outcome:
-        context = self._context()
-        rows, hashes = self._index.sizes(), len(self._state.hashes)
-        try:
-            wanted = may_need_hits(self._state, entries, known)
-            # Records of this batch are simply the youngest of the tail.
-            if len(entries) > 1:
-                self._index.add_entries(entries)
-                for entry in entries:
-                    self._state.hashes.add(entry.position, entry.record.pictures)
-            with metrics.stage_seconds.labels("decide", "search").time():
-                hits = self._hits(entries, wanted, FIRST_LIMIT, context.policy, {})
-            limit = FIRST_LIMIT
-            while True:
-                with metrics.stage_seconds.labels("decide", "judge").time():
-                    outcome = judge(self._state, entries, hits, known, context)
-                if not isinstance(outcome, Missing):
-                    return outcome
-                metrics.retry_searches.inc(len(outcome.entries))
-                limit *= _MORE
-                hits |= self._hits(entries, outcome.entries, limit, context.policy, hits)
-        finally:
-            self._index.truncate(rows)
-            self._state.hashes.truncate(hashes)
-
-    def _hits(
-        self, entries: Sequence[Entry], wanted: Sequence[int], limit: int, policy: Policy, before: dict[int, Hits]
-    ) -> dict[int, Hits]:
-        near = self._index.search([entries[i] for i in wanted], limit)
-        return {
-            i: Hits(
-                found,
-                before[i].hashes if i in before else self._state.hashes.firing(entries[i].record.pictures, policy),
-            )
-            for i, found in zip(wanted, near, strict=True)
-        }
+    def _judge(self, entries: Sequence[Entry], replay: bool) -> tuple[Outcome, list[Said]]:
+        outcome = self._memory.judged(entries, self._memory.said, search=not replay)
+        return outcome, self._memory.verdicts(outcome)
 
     async def _publish(self, verdicts: Sequence[Said]) -> None:
         values = [(said.key[1], said.value or b"") for said in verdicts]
         offsets = await self._patiently("kafka", lambda: self._ledger.publish(values))
         end = max(offsets) + 1
-        if end - self._head.ledger != len(offsets):
+        if end - self._memory.ledger_end != len(offsets):
             await self._look_between(verdicts, offsets, end)
-        self._head.ledger = end
+        self._memory.ledger_end = end
 
     async def _look_between(self, verdicts: Sequence[Said], offsets: Sequence[int], end: int) -> None:
         """Someone else wrote between one's own verdicts: an earlier, different one binds (rule 9)."""
         mine = {said.position: (offset, said.value) for said, offset in zip(verdicts, offsets, strict=True)}
         own = set(offsets)
-        for offset, value in await self._patiently("kafka", lambda: self._ledger.between(self._head.ledger, end)):
+        for offset, value in await self._patiently("kafka", lambda: self._ledger.between(self._memory.ledger_end, end)):
             if offset in own:
                 continue
             metrics.foreign_verdicts.inc()
@@ -342,97 +232,45 @@ class Shard:
             if position in mine:
                 if offset < mine[position][0] and value != mine[position][1]:
                     raise Superseded(f"another owner said position {position} first, and differently")
-            elif position >= self._head.next:
-                self._said.setdefault(position, value)
-
-    def _commit(self, entries: Sequence[Entry], outcome: Outcome) -> None:
-        new = [entries[i] for i in outcome.rows]
-        self._index.add_entries(new)
-        self._unsealed += sum(len(entry.record.pictures) for entry in new)
-        self._state.apply(entries, outcome, max(self._sealing, self._head.sealed))
-        self._head.next = entries[-1].position + 1
-        self._head.ready = self._head.ready or any(entry.record.kind == "ready" for entry in entries)
-        for entry in entries:
-            self._said.pop(entry.position, None)
-        self._state.save()
+            else:
+                self._memory.hear(position, value)
 
     # Questions
 
     async def check(self, record: LogRecord) -> Verdict:
-        """The verdict these pictures would get now, at the position that comes next; nothing is recorded."""
+        """The verdict these pictures would get now, at the position that comes next; nothing is recorded. Retryable:
+        the shard is not open, or the store is down."""
         async with self.lock:
-            entry = Entry(self._head.next, record)
-            outcome = await self._in_thread(self._judged, [entry], {})
+            self._be_open()
+            memory = self._memory
+            outcome = await self._in_thread(lambda: memory.judged([Entry(memory.head.next, record)], {}, search=True))
         return decode_verdict(outcome.said[0].value or b"")
 
     async def verdict(self, design_id: str) -> bytes:
-        """The JSON of a design's current verdict; empty when there is none."""
+        """The JSON of a design's current verdict; empty when there is none. Retryable: the shard is not open."""
         async with self.lock:
-            return await self._in_thread(self._state.value, ("design", design_id))
+            self._be_open()
+            return await self._in_thread(self._memory.state.value, ("design", design_id))
 
-    # Sealing
+    def _be_open(self) -> None:
+        if not self._is_sound:
+            raise Retryable(f"shard {self.number} is being taken over")
+
+    # Chores
 
     async def idle(self) -> None:
         """To be called every second or so. When nothing has come for a while, fewer rows are sealed too. Raises what a
         seal in the background ended with."""
-        self._reap_seal()
-        quiet = time.monotonic() - self._last_batch >= self._options.seal_idle_s
-        if self._is_open and quiet and self._unsealed >= _SEAL_SLICE:
-            self._begin_seal()
-
-    def _reap_seal(self) -> None:
-        if self._seal is not None and self._seal.done():
-            seal, self._seal = self._seal, None
-            seal.result()
-
-    def _begin_seal(self) -> None:
-        self._reap_seal()
-        if self._seal is None:
-            self._seal = asyncio.create_task(self._move(self.lock))
-
-    async def _move(self, lock: contextlib.AbstractAsyncContextManager[None]) -> None:
-        """Move the oldest rows of the tail to the store, then say so in the checkpoint at once."""
-        below, rows, garbage = await self._in_thread(self._plan)
-        loop = asyncio.get_running_loop()
-        await self._patiently("milvus", lambda: loop.run_in_executor(self._sealer, self._write, rows, garbage))
-        async with lock:
-            await self._in_thread(self._sealed, below, garbage)
-
-    def _plan(self) -> tuple[int, list[tuple[str, Row]], list[tuple[int, str]]]:
-        tail = self._checkpoint.tail(_SEAL_ROWS + PICTURES)
-        below = self._head.next
-        if len(tail) == _SEAL_ROWS + PICTURES:  # the last thing may be cut in two: it waits
-            below = position_of(tail[-1].key)
-            tail = [row for row in tail if position_of(row.key) < below]
-        rows = [
-            (row.encoder, Row(row.key, *who, np.frombuffer(row.vector, "<i2")))
-            for row in tail
-            if (who := self._state.at(position_of(row.key))) is not None
-        ]
-        self._sealing = below
-        return below, rows, self._checkpoint.garbage(_SEAL_ROWS)
-
-    def _write(self, rows: Sequence[tuple[str, Row]], garbage: Sequence[tuple[int, str]]) -> None:
-        for encoder in sorted({encoder for encoder, _ in rows}):
-            mine = [row for name, row in rows if name == encoder]
-            self._seal_store.prepare(encoder, len(mine[0].vector))
-            for start in range(0, len(mine), _SEAL_SLICE):
-                self._seal_store.write(encoder, mine[start : start + _SEAL_SLICE])
-        for encoder in sorted({encoder for _, encoder in garbage}):
-            self._seal_store.delete(encoder, [key for key, name in garbage if name == encoder])
-
-    def _sealed(self, below: int, garbage: Sequence[tuple[int, str]]) -> None:
-        self._head.sealed = below
-        self._checkpoint.sealed(row_key(self.number, below), garbage)
-        self._index.seal(below)
-        self._unsealed = self._checkpoint.tail_size()
-        metrics.sealed_position.labels(self.number).set(below)
-        metrics.tail_rows.labels(self.number).set(self._index.tail_rows())
+        if self._is_sound:
+            self._sealer.reap()
+            quiet = time.monotonic() - self._last_batch >= self._options.seal_idle_s
+            if quiet and self._memory.state.chores >= min(SLICE_ROWS, self._options.seal_rows):
+                self._sealer.begin(self.lock)
 
     # Threads and patience
 
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+        return await in_thread(self._thread, call, *args)
 
     async def _patiently(self, dependency: str, call: Callable[[], Awaitable[T]]) -> T:
         return await patiently("decide", dependency, call)

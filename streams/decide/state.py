@@ -13,7 +13,11 @@ _DEAD_ROWS: Final = 1024
 
 
 class State:
-    """The fold's memory of one shard: a World for the judge."""
+    """The fold's memory of one shard: a World for the judge.
+
+    live_rows, tail_rows, garbage_rows: how many rows exist, wait to be sealed, wait to be collected.
+    reach: rows under this position may be in the store.
+    """
 
     def __init__(self, checkpoint: Checkpoint, shard: int) -> None:
         self._checkpoint = checkpoint
@@ -22,7 +26,9 @@ class State:
         self._rows: dict[int, Key] = {}
         self._pictures: dict[int, int] = {}
         self.live_rows = 0
-        self.garbage_rows = checkpoint.garbage_size()
+        self.tail_rows, self.garbage_rows = checkpoint.tail_size(), checkpoint.garbage_size()
+        # A seal that a crash broke off may have written any of them.
+        self.reach = checkpoint.head.next
         self._holders: dict[bytes, tuple[int, ...]] = {}
         self.hashes = HashTable()
         self.counts: defaultdict[Kind, int] = defaultdict(int)
@@ -51,6 +57,11 @@ class State:
         change = self._changes.get(key)
         return change.value if change else self._checkpoint.value(key)
 
+    @property
+    def chores(self) -> int:
+        """How many rows sealing would move or collect."""
+        return max(self.tail_rows, self.garbage_rows)
+
     def alive(self) -> Collection[int]:
         """The positions of what exists."""
         return self._rows.keys()
@@ -67,14 +78,14 @@ class State:
             if row < position and self._things[key].encoder == encoder
         )
 
-    def apply(self, entries: Sequence[Entry], outcome: Outcome, sealing: int) -> None:
-        """The effects of a batch, in memory; `save` writes them. Rows below position `sealing` may be in the store."""
+    def apply(self, entries: Sequence[Entry], outcome: Outcome) -> None:
+        """The effects of a batch, in memory; `save` writes them."""
         at = {entry.position: entry.record for entry in entries}
         for key, thing in outcome.things.items():
             before = self._things.get(key)
             moved = before is None or before.row != thing.row
             if before is not None and before.row != NOWHERE and moved:
-                self._died(key, before, sealing)
+                self._died(key, before)
             # The value first: a later look-up must not see a change without one.
             value = outcome.values[key] if key in outcome.values else self.value(key)
             self._things[key] = thing
@@ -82,11 +93,13 @@ class State:
             self._changes[key] = Change(key, thing, value, pictures)
             if thing.row != NOWHERE and moved:
                 self._born(key, thing, pictures)
-        self._tail += [
+        born = [
             TailRow(row_key(self._shard, entries[i].position, n), entries[i].record.encoder, picture.vector)
             for i in outcome.rows
             for n, picture in enumerate(entries[i].record.pictures)
         ]
+        self._tail += born
+        self.tail_rows += len(born)
         if len(self.hashes) > 2 * self.live_rows + _DEAD_ROWS:
             self.hashes.keep(set(self._rows))
 
@@ -105,7 +118,7 @@ class State:
         for digest in set(thing.digests):
             self._holders[digest] = (*self._holders.get(digest, ()), thing.row)
 
-    def _died(self, key: Key, thing: Thing, sealing: int) -> None:
+    def _died(self, key: Key, thing: Thing) -> None:
         del self._rows[thing.row]
         pictures = self._pictures.pop(thing.row)
         self.live_rows -= pictures
@@ -116,7 +129,7 @@ class State:
                 self._holders[digest] = left
             else:
                 del self._holders[digest]
-        if thing.row < sealing:
+        if thing.row < self.reach:
             self._garbage += [(row_key(self._shard, thing.row, n), thing.encoder) for n in range(pictures)]
             self.garbage_rows += pictures
 

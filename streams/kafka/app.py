@@ -324,7 +324,8 @@ class Worker:
         reasons = []
         if not self._started:
             reasons.append("starting or stopping")
-        if self._stage != "decide" and not self.encoder.healthy:
+        encoder: Encoder | None = getattr(self, "encoder", None)  # there is none while Kafka is waited for
+        if self._stage != "decide" and encoder is not None and not encoder.healthy:
             reasons.append("the encoder is down or answers wrongly")
         if self._stage != "decide" and not self._ready.is_set():
             reasons.append("the catalogue has not been read yet")

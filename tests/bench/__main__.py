@@ -5,8 +5,9 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,7 +17,7 @@ from tests.bench import deciding, end_to_end
 from tests.bench.figures import Figure, as_json, load_now, show
 from tests.bench.harness import Bench
 
-FAMILIES: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
+FAMILIES: dict[str, Callable[[Bench], Coroutine[Any, Any, list[Figure]]]] = {
     "end-to-end": end_to_end.measure,
     "decide": deciding.measure,
 }
@@ -45,7 +46,12 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Start a stack, measure, print, and leave nothing running."""
-    options, console, began, before = _arguments(), Console(), time.monotonic(), load_now()
+    options, console, began, before = (
+        _arguments(),
+        Console(width=None if os.isatty(1) else 150),
+        time.monotonic(),
+        load_now(),
+    )
     broker = options.broker or _broker()
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="dedup-bench-") as folder:

@@ -1,10 +1,11 @@
-"""decide alone, as a process of its own, on a log that was written directly: its speed, CPU and memory by number of rows.
+"""decide alone, a process of its own, on a log that was written directly: its speed, CPU and memory by number of rows.
 
 One log serves all: 10,000 rows with the body in Milvus, then in memory; 100,000 rows in memory, then in Milvus.
 """
 
 import uuid
 from collections.abc import Iterator
+from time import monotonic
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.service import WorkerProcess
 Index = Literal["milvus", "memory"]
 
 _SEND = 1000
+_SEALED_WITHIN = 1024
 _DUPLICATES = 0.3
 _TARGETS = {(10_000, "milvus"): "400", (10_000, "memory"): "1,000"}
 
@@ -77,7 +79,8 @@ class _Run:
 
     def _new_vectors(self, count: int) -> NDArray[np.float32]:
         drawn = self._rng.standard_normal((count, self._vectors.shape[1]), np.float32)
-        return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+        return drawn
 
     def _record(self, kind: Literal["upsert", "design"], number: int, vector: NDArray[np.float32]) -> LogRecord:
         random = self._rng.bytes(32 + 32 + 48)
@@ -111,6 +114,9 @@ class _Run:
             self._running[1].stop()
         worker = self._service.start("decide", index=index)
         self._running = (index, worker)
+        began = monotonic()
+        await self._service.until_metric(worker, "dedup_takeovers_total", least=1, timeout_s=120)
+        self._bench.say(f"index={index}: up with {self._rows:,} rows after {monotonic() - began:.0f} s")
         return worker
 
     async def step(self, rows: int, index: Index) -> list[Figure]:
@@ -119,11 +125,9 @@ class _Run:
         if rows > self._rows:
             self._bench.say(f"writing {rows - self._rows:,} catalogue rows")
             await self._fill(rows)
-        self._bench.say(f"index={index}: waiting until {rows:,} rows are decided and sealed")
-        await self._service.until_metric(worker, "dedup_position", "0", least=self._written, timeout_s=300)
-        await self._service.until_metric(
-            worker, "dedup_sealed_position", "0", least=self._written - 1024, timeout_s=600
-        )
+            self._bench.say(f"index={index}: waiting until they are sealed")
+            least = self._written - _SEALED_WITHIN
+            await self._service.until_metric(worker, "dedup_sealed_position", "0", least=least, timeout_s=600)
         count = 1000 if self._bench.quick or (rows, index) == (100_000, "milvus") else 2000
         self._bench.say(f"index={index}: {count} designs on {rows:,} rows")
         before, cpu, said = await self._service.metrics(worker), self._service.cpu(), len(self._verdicts.records)

@@ -109,7 +109,7 @@ class _Run:
         return figures, per_s
 
     async def machinery(self, files: Sequence[bytes]) -> list[Figure]:
-        """The same pictures under other ids: their vectors are cached, so what is left is the way through the service."""
+        """The same pictures under other ids: their vectors are cached, what is left is the way through the service."""
         self._bench.say(f"{len(files)} designs whose pictures are known")
         per_s, cpu, *_ = await self._backlog(_named("known", files))
         settings, topics = self._service.settings, self._service.topics

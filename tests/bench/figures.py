@@ -27,7 +27,9 @@ class Figure:
         return f"{self.value:,.{digits}f} {self.unit}".strip()
 
 
-def percentiles(family: str, name: str, millis: Sequence[float], meaning: str, targets: tuple[str, str]) -> list[Figure]:
+def percentiles(
+    family: str, name: str, millis: Sequence[float], meaning: str, targets: tuple[str, str]
+) -> list[Figure]:
     """p50 and p99 of some times."""
     return [
         Figure(family, f"{name} p{q}", float(np.percentile(millis, q)), "ms", meaning, target)

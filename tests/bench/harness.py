@@ -41,10 +41,14 @@ class BenchService(Service):
     def __init__(self, bench: Bench, name: str, **env: object) -> None:
         folder = bench.folder / name
         folder.mkdir()
-        super().__init__(bench.stack, f"{name}.", folder, **env)
+        super().__init__(bench.stack, f"{name}.", folder, kafka=None, **env)
         self._stack = bench.stack
         self._ports = PortLease()
         self._pages: dict[int, str] = {}
+
+    async def __aenter__(self) -> "BenchService":
+        await super().__aenter__()
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await super().__aexit__(*_)
@@ -68,7 +72,9 @@ class BenchService(Service):
             for sample in family.samples
         }
 
-    async def until_metric(self, worker: WorkerProcess, name: str, *labels: str, least: float, timeout_s: float) -> None:
+    async def until_metric(
+        self, worker: WorkerProcess, name: str, *labels: str, least: float, timeout_s: float
+    ) -> None:
         """Wait until a metric has reached a value."""
 
         async def reached() -> bool:

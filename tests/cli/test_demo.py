@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from streams.cli import demo as room
 from streams.cli.demo import list_pictures
 from streams.cli.main import app
+from streams.cli.rehearsal import Rehearsal
 from streams.cli.report import Outcome, Score, Source
 from streams.cli.screen import Screen
 from streams.events import GeneratedDesign, Image, decode_key, encode_event
@@ -114,6 +115,11 @@ class TestCommand:
         assert result.exit_code == 2
         assert "go together" in result.stderr
 
+    def test_designs_are_needed(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(app, ["demo", "--catalog", str(tmp_path), "--designs", str(tmp_path)])
+        assert result.exit_code == 2
+        assert "no pictures" in " ".join(result.stderr.replace("│", " ").split())
+
     def test_the_report_needs_its_folder(self, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["demo", "--report", str(tmp_path / "none" / "x.html")])
         assert result.exit_code == 2
@@ -136,7 +142,7 @@ class TestCommand:
         outcome = Outcome(
             [], [Source("a", Path("a"))], [said("a", "accept", 0)], [], 1.0, [], None, Score(None, None, {})
         )
-        monkeypatch.setattr(room.Run, "go", lambda *_: outcome)
+        monkeypatch.setattr(Rehearsal, "run", lambda *_: outcome)
         monkeypatch.chdir(tmp_path)
         result = CliRunner().invoke(app, ["demo", "--json"])
         assert result.exit_code == 0

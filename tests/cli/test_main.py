@@ -82,7 +82,7 @@ def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, error: Excepti
     result = call("settings")
     assert result.exit_code == code
     assert result.stdout == ""
-    assert result.stderr == "design-dedup: " + str(error).replace("\n", " ") + "\n"
+    assert result.stderr == "design-dedup: " + str(error).replace("\n", "\n  ") + "\n"
 
 
 def test_settings_say_where_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

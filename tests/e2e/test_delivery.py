@@ -37,15 +37,15 @@ async def test_a_flood_of_dead_letters_stops_the_worker_until_a_person_resumes(
         await service.publish(bad)
         await service.publish([("good", design(drawn(1)))])
         worker = service.start()
+        worker.may_fail = True
 
         async def stopped() -> bool:
             return not worker.alive
 
-        await service.until(stopped, "the flood stops the worker", failing=True)
+        await service.until(stopped, "the flood stops the worker")
         assert worker.process.returncode != 0
         assert "dead-letters resume" in worker.text().splitlines()[-1]
         assert len(await service.dead_letters()) <= 20
-        service.workers.clear()
 
         topic = service.topics.designs
         ends = {
@@ -60,7 +60,6 @@ async def test_a_flood_of_dead_letters_stops_the_worker_until_a_person_resumes(
         assert (await service.verdicts())["good"].verdict == "accept"
         await service.assert_as_promised()
         assert second.stop() == 0
-        worker.close()
 
 
 async def test_nothing_is_lost_while_triton_or_milvus_is_down(prefix: str, tmp_path: Path) -> None:
