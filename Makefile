@@ -34,7 +34,7 @@ demo: $(SERVICE) $(TRITON)
 	@.venv/bin/design-dedup demo $(DEMO)
 
 test: lint $(SERVICE) $(TRITON)
-	@$(call step,pytest) .venv-test/bin/python -m pytest $(PYTEST) && $(passed)
+	@echo "pytest"; begin=$$(date +%s); .venv-test/bin/python -m pytest -q --durations=10 $(PYTEST) && $(passed)
 
 lint: $(TEST)
 	@$(call step,ruff check) .venv-test/bin/ruff check -q . && $(passed)

@@ -441,7 +441,8 @@ class LocalStack:
         folder = self.data_dir / "milvus"
         arguments = ["server", "--data-dir", str(folder), "--host", HOST, "--port", str(port), "--max-workers", "1"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        return Child("milvus", [sys.executable, "-m", "milvus_lite", *arguments], environment, self._log("milvus"))
+        command = [sys.executable, "-P", "-m", "milvus_lite", *arguments]  # -P: no module of the user's folder
+        return Child("milvus", command, environment, self._log("milvus"))
 
     def _make_triton(self, port: int) -> Child:
         from streams.local_triton import prepare_repository, triton_command

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     # Kafka
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers, comma separated.")
     topic_prefix: str = Field("", description="Put before every topic's name.")
-    group: str = Field("design-dedup", description="Consumer groups are `GROUP-catalog`, `GROUP-designs` and `GROUP-decide`.")
+    group: str = Field("design-dedup", description="Consumer groups: `GROUP-catalog`, `GROUP-designs`, `GROUP-decide`.")
     design_partitions: int = Field(4, ge=1, description="Partitions of designs.generated; fixed for the life of a log.")
     catalog_partitions: int = Field(2, ge=1, description="Partitions of catalog.updates; fixed for the life of a log.")
     tenants: Words = Field(

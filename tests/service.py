@@ -12,9 +12,8 @@ from typing import Any
 
 from streams.decide.policy import load_policy
 from streams.events import CatalogUpdate, GeneratedDesign, Image, Verdict, decode_verdict, encode_event
-from streams.kafka.app import topics_of
 from streams.kafka.producer import Message, Producer
-from streams.kafka.topics import create_topics, read_to_end
+from streams.kafka.topics import create_topics, read_to_end, topics_of
 from streams.local import LocalStack
 from streams.settings import Settings, load_settings
 from tests import oracle

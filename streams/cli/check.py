@@ -20,7 +20,7 @@ def check(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.", show_default=False)],
     category: Annotated[str, typer.Option(help="The category whose threshold counts.")] = "",
     tenant: Annotated[str, typer.Option(help="Whose catalogue; empty: the first tenant's.")] = "",
-    together: Annotated[bool, typer.Option(help="All pictures (up to 8) show one design.")] = False,
+    together: Annotated[bool, typer.Option("--together", help="All pictures (up to 8) show one design.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Ask which verdict a picture would get now. Nothing is published or recorded; a worker must run.

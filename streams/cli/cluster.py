@@ -12,15 +12,8 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from streams.errors import Retryable
 from streams.kafka.producer import Message, Producer
-from streams.kafka.topics import Topic, Topics, committed_offsets, create_topics, high_watermark, read_to_end
+from streams.kafka.topics import Topic, committed_offsets, create_topics, high_watermark, read_to_end, topics_of
 from streams.settings import Settings
-
-
-def topics_of(settings: Settings) -> Topics:
-    """The topics of this installation."""
-    from streams.kafka.app import topics_of
-
-    return topics_of(settings)
 
 
 class Cluster:

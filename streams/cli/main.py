@@ -24,6 +24,7 @@ from streams.cli import (
     worker,
 )
 from streams.cli.console import EXIT_FAILED, EXIT_UNAVAILABLE, say_error
+from streams.cli.demo import demo
 from streams.cli.logs import configure_logs
 from streams.errors import DedupError, Retryable
 
@@ -66,6 +67,7 @@ _RUN: Final = "Run"
 _EVENTS: Final = "Catalogue and designs"
 _CARE: Final = "Operation"
 
+app.command(rich_help_panel=_RUN)(demo)
 app.command(rich_help_panel=_RUN)(worker.worker)
 app.add_typer(stack.app, name="stack", rich_help_panel=_RUN)
 app.add_typer(topics.app, name="topics", rich_help_panel=_RUN)
@@ -79,19 +81,6 @@ app.command(rich_help_panel=_CARE)(rebuild.rebuild)
 app.command(rich_help_panel=_CARE)(embed.embed)
 app.add_typer(schema.app, name="schema", rich_help_panel=_CARE)
 app.command(rich_help_panel=_CARE)(settings.settings)
-
-
-def _add_demo() -> None:
-    try:
-        from streams.cli.demo import demo
-    except ModuleNotFoundError as error:
-        if error.name != "streams.cli.demo":
-            raise
-        return
-    app.command(rich_help_panel=_RUN)(demo)
-
-
-_add_demo()
 
 
 def main() -> None:

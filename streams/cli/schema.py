@@ -18,7 +18,9 @@ def _schema() -> None:
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)],
-    force: Annotated[bool, typer.Option(help="Overwrite even what the new schema is not compatible with.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite even what the new schema is not compatible with.")
+    ] = False,
 ) -> None:
     """Write JSON Schema of each public event and one AsyncAPI document.
 

@@ -69,8 +69,10 @@ class TailRow:
 
 
 class Checkpoint:
-    """One open file. Not thread-safe: the shard's thread uses it. is_broken: something was not written that memory holds
-    already, so nothing more may be written."""
+    """One open file. Not thread-safe: the shard's thread uses it.
+
+    is_broken: memory holds something that was not written, so nothing more may be written.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

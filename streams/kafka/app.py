@@ -26,7 +26,7 @@ from streams.kafka.dead_letters import FloodGate, resumed_at
 from streams.kafka.delivery import DeliveryApp, Flow, Work, pump
 from streams.kafka.ports import KafkaLedger, KafkaLog
 from streams.kafka.producer import Message, Producer
-from streams.kafka.topics import Topics, committed_offsets, create_topics, high_watermark, read_to_end
+from streams.kafka.topics import committed_offsets, create_topics, high_watermark, read_to_end, topics_of
 from streams.retry import patiently
 from streams.settings import Settings
 
@@ -37,18 +37,6 @@ _log = structlog.get_logger(__name__)
 Stage = Literal["embed", "decide", "all"]
 _TEND_S: Final = 0.5
 _POLL_S: Final = 0.3
-
-
-def topics_of(settings: Settings) -> Topics:
-    """The topics of this installation."""
-    return Topics(
-        prefix=settings.topic_prefix,
-        design_partitions=settings.design_partitions,
-        catalog_partitions=settings.catalog_partitions,
-        shards=len(settings.tenants),
-        replication_factor=settings.replication_factor,
-        max_message_bytes=settings.max_message_bytes,
-    )
 
 
 def make_encoder(settings: Settings) -> Encoder:
@@ -324,8 +312,7 @@ class Worker:
         reasons = []
         if not self._started:
             reasons.append("starting or stopping")
-        encoder: Encoder | None = getattr(self, "encoder", None)  # there is none while Kafka is waited for
-        if self._stage != "decide" and encoder is not None and not encoder.healthy:
+        if self._stage != "decide" and not (self._started and self.encoder.healthy):
             reasons.append("the encoder is down or answers wrongly")
         if self._stage != "decide" and not self._ready.is_set():
             reasons.append("the catalogue has not been read yet")

@@ -7,13 +7,15 @@ Headers follow Spring Kafka's names, so that existing tools show them. A marker 
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from streams.embed.stage import SourceEvent
 from streams.errors import Fatal, Invalid
 from streams.kafka.producer import Message
+
+if TYPE_CHECKING:  # the command line reads dead letters, and an encoder takes long to import
+    from streams.embed.stage import SourceEvent
 
 TOPIC: Final = "kafka_dlt-original-topic"
 PARTITION: Final = "kafka_dlt-original-partition"
@@ -41,7 +43,7 @@ class DeadLetter:
     timestamp_ms: int
 
 
-def to_message(event: SourceEvent, error: Invalid, max_bytes: int) -> Message:
+def to_message(event: "SourceEvent", error: Invalid, max_bytes: int) -> Message:
     """The dead letter of an event; above `max_bytes` of value it only points to the original."""
     topic, _, partition = event.source.rpartition("/")
     headers = {
@@ -100,7 +102,7 @@ class FloodGate:
         self._resumed = resumed
         self._recent: deque[bool] = deque(maxlen=window)
 
-    def admit(self, outcomes: Iterable[tuple[SourceEvent, bool]]) -> None:
+    def admit(self, outcomes: Iterable[tuple["SourceEvent", bool]]) -> None:
         """Count a batch of (event, is bad). Fatal when the share is above the limit."""
         for event, bad in outcomes:
             if event.offset >= self._resumed.get(event.source, 0):

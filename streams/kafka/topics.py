@@ -38,6 +38,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from streams.errors import Fatal, Retryable
+from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,18 @@ class Topics:
 
     def _large(self) -> dict[str, str]:
         return {"max.message.bytes": str(self.max_message_bytes + _ENVELOPE_BYTES)}
+
+
+def topics_of(settings: Settings) -> Topics:
+    """The topics of this installation."""
+    return Topics(
+        prefix=settings.topic_prefix,
+        design_partitions=settings.design_partitions,
+        catalog_partitions=settings.catalog_partitions,
+        shards=len(settings.tenants),
+        replication_factor=settings.replication_factor,
+        max_message_bytes=settings.max_message_bytes,
+    )
 
 
 async def create_topics(

@@ -192,6 +192,17 @@ def test_what_is_deleted_or_withdrawn_stands_in_nobodys_way(installation: Instal
     assert "sent 1 of 1" in call("catalog", "delete", "gone").stdout
 
 
+def test_following_shows_what_is_said_from_now_on(installation: Installation, tmp_path: Path) -> None:
+    following = Process(tmp_path, "verdicts", "--follow", "--json", "--since-offset", "0")
+    try:
+        call("publish", installation.pictures("followed", followed=drawn(15)), "--wait")
+        text = following.until('"design_id":"followed"')
+        assert all(json.loads(line)["verdict_id"] for line in text.splitlines())
+        assert following.stop(signal.SIGINT) == 0
+    finally:
+        following.close()
+
+
 def test_pictures_by_reference(installation: Installation) -> None:
     folder = installation.pictures("by reference", referred=photographed(21))
     assert "decided 1 of 1" in call("catalog", "load", folder, "--reference", "--wait").stdout
