@@ -210,6 +210,9 @@ class Shard:
 
     def _judge(self, entries: Sequence[Entry], replay: bool) -> tuple[Outcome, list[Said]]:
         outcome = self._memory.judged(entries, self._memory.said, search=not replay)
+        # Another owner may have collected rows that this one, without it, would have found.
+        if not (replay or self._memory.checkpoint.is_current()):
+            raise Superseded(f"shard {self.number} has another owner")
         return outcome, self._memory.verdicts(outcome)
 
     async def _publish(self, verdicts: Sequence[Said]) -> None:
