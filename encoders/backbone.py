@@ -26,6 +26,12 @@ DIM: Final = 256
 _PIXEL_MEAN: Final = 127.0
 _PIXEL_SCALE: Final = 128.0
 
+NETWORK_PX: Final = 160
+"""Side of what the network sees. The contract's 224 px are smoothed (1 2 1 binomial) and brought down to this first, so
+that a copy at half the size differs less from its original. Measured on packshots at 0.5 % unrelated matches: recall of
+copies resized to 0.5 to 0.9 and saved again 0.93, at 160 px without smoothing 0.85, at 112 px 0.89; half the time of
+224 px."""
+
 
 class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
     """uint8 pixels -> pooled features; normalisation of the pixels is part of the network."""
@@ -33,6 +39,9 @@ class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
     def __init__(self) -> None:
         super().__init__()
         self.net = EfficientNet.from_name("efficientnet-lite0")
+        binomial = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("smoothing", torch.outer(binomial, binomial).repeat(3, 1, 1, 1), persistent=False)
+        self.smoothing: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Mean over the places of the last feature map.
@@ -40,7 +49,9 @@ class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
         Shape: (batch, 224, 224, 3) uint8 -> (batch, 1280) float32.
         """
         x = (pixels.permute(0, 3, 1, 2).to(torch.float32) - _PIXEL_MEAN) / _PIXEL_SCALE  # (batch, 3, 224, 224)
-        features: Tensor = self.net.extract_features(x)  # (batch, 1280, 7, 7)
+        x = nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), self.smoothing, groups=3)
+        x = nn.functional.interpolate(x, size=(NETWORK_PX, NETWORK_PX), mode="bilinear")  # (batch, 3, 160, 160)
+        features: Tensor = self.net.extract_features(x)  # (batch, 1280, 5, 5)
         return features.mean(dim=(2, 3))
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoders import synthetic
-from encoders.backbone import DIM, Backbone, DesignEncoder, example_inputs, imagenet_backbone, rooted
+from encoders.backbone import DIM, NETWORK_PX, Backbone, DesignEncoder, example_inputs, imagenet_backbone, rooted
 from encoders.data import EDITS, Photo, clothing, content_hash, load
 from encoders.preprocess import canary_pixels, encoder_version, to_pixels
 
@@ -160,7 +160,7 @@ def make(data: Path, out: Path, seed: int) -> dict[str, object]:
     return {
         "version": version,
         "recipe": {
-            "network": "EfficientNet-Lite0, ImageNet weights, mean pooling, square root",
+            "network": f"EfficientNet-Lite0 at {NETWORK_PX} px, ImageNet weights, mean pooling, square root",
             "reduction": "within-class whitening with a floor, then principal directions",
             "dim": DIM, "edits": sorted(EDITS), "pair_photos": PAIR_PHOTOS, "garments": GARMENTS, "floor": FLOOR,
             "synthetic_weight": SYNTHETIC_WEIGHT, "fitted_photos": len(fitted), "domain": "ignored", "opset": OPSET,

@@ -72,6 +72,7 @@ def triton_command(
     environment = {
         # The Python backend runs the first python3 on PATH, whatever PYTHONPATH says.
         "PATH": f"{(venv / 'bin').resolve()}:/usr/local/bin:/usr/bin:/bin",
+        "ORT_DISABLE_TELEMETRY": "1",
         "LD_LIBRARY_PATH": f"{_library_dir(venv)}:{(packages / 'nvidia_pytriton.libs').resolve()}",
         "HOME": str(backend_dir.resolve()),
         "LANG": "C.UTF-8",

@@ -62,8 +62,6 @@ def demo(
     if not report.parent.is_dir():
         raise typer.BadParameter(f"--report: there is no folder {report.parent}")
     yours = _folders(catalog, designs) if catalog and designs else None
-    # ONNX Runtime reports its use to its maker unless told not to; the worker inherits this.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     screen = Screen(err())
     try:
         with _interruptible(), screen, tempfile.TemporaryDirectory(prefix="design-dedup-demo-") as folder:

@@ -82,6 +82,14 @@ class BenchService(Service):
 
         await self.until(reached, f"{name} {least:g}", timeout_s)
 
+    async def until_said(self, verdicts: "Follower", count: int) -> None:
+        """Wait until so many verdicts are published in all."""
+
+        async def said() -> bool:
+            return len(verdicts.records) >= count
+
+        await self.until(said, f"{count} verdicts", 300)
+
     def cpu(self) -> "Cpu":
         """CPU seconds of every process so far."""
         pids = {
@@ -133,12 +141,6 @@ class Follower:
     def __init__(self, on_record: Callable[[Any], Awaitable[None]] | None = None) -> None:
         self.records: list[Any] = []
         self._on_record = on_record
-
-    async def until(self, count: int, timeout_s: float = 300.0) -> None:
-        """Wait for `count` records in all."""
-        async with asyncio.timeout(timeout_s):
-            while len(self.records) < count:  # noqa: ASYNC110 - filled by another task
-                await asyncio.sleep(0.05)
 
     async def _run(self, consumer: AIOKafkaConsumer) -> None:
         async for record in consumer:

@@ -33,7 +33,7 @@ def start(home: Path, *arguments: str) -> "subprocess.Popen[str]":
         str(home.parent / "report.html"),
         *arguments,
     ]
-    environment = {**os.environ, "TMPDIR": str(home), "ORT_DISABLE_TELEMETRY": "1"}  # else it leaves a file there
+    environment = {**os.environ, "TMPDIR": str(home)}
     # A shell's background jobs ignore SIGINT, and so would what they start.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
