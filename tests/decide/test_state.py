@@ -54,7 +54,7 @@ def picture_of(state: State) -> tuple[object, ...]:
         [state.value(key) for key in keys],
         sorted(state.alive()),
         state.encoders(),
-        dict(state.counts),
+        {kind: count for kind, count in state.counts.items() if count},
         (state.live_rows, state.tail_rows, state.garbage_rows),
         {encoder: state.rows_below(10**9, encoder) for encoder in state.encoders()},
     )
