@@ -3,6 +3,7 @@
 One worker process with both stages, as `design-dedup worker` starts it.
 """
 
+from asyncio import sleep
 from collections.abc import Sequence
 from time import monotonic, time
 
@@ -26,6 +27,8 @@ from tests.bench.plain import Loop, alone, encode_loop, kafka_loop
 from tests.service import Event, WorkerProcess, design, item
 
 _WARM = 64
+_SETTLE_S = 3
+_IDLE_S = 4
 _PROCESSES = ("worker", "triton", "broker", "milvus")
 
 
@@ -52,6 +55,7 @@ async def measure(bench: Bench) -> list[Figure]:
         run = _Run(bench, service, worker, verdicts)
         figures, per_s = await run.throughput(files[_WARM : _WARM + count])
         figures += await run.machinery(files[_WARM : _WARM + count])
+        figures += await run.idle()
         figures += await run.latency(files[_WARM + count :], per_s / 2)
         figures += await run.upserts(draw(count // 2, 2), per_s / 2)
         figures.append(
@@ -127,6 +131,14 @@ class _Run:
             Figure(family, "plain loop, CPU", loop.cpu_ms, "ms", "the same events: aiokafka, msgspec, produce"),
             Figure(family, "worker / plain loop", cpu["worker"] / loop.cpu_ms, "", "what the machinery costs"),
         ]
+
+    async def idle(self) -> list[Figure]:
+        """What it costs when nothing comes."""
+        await sleep(_SETTLE_S)
+        cpu = self._service.cpu()
+        await sleep(_IDLE_S)
+        spent = self._service.cpu().since(cpu, _IDLE_S)
+        return [Figure("idle", name, spent[name] / 10, "%", "of one core while nothing comes") for name in _PROCESSES]
 
     async def latency(self, files: Sequence[bytes], per_s: float) -> list[Figure]:
         """Append to verdict, and publish to verdict, at an even pace."""

@@ -151,10 +151,13 @@ class Follower:
 
 @asynccontextmanager
 async def following(bootstrap: str, topic: str, on_record: Callable[[Any], Awaitable[None]] | None = None) -> Any:
-    """Follow partition 0 of a topic from its beginning."""
+    """Follow partition 0 of a topic from its beginning; the broker is asked often only if `on_record` must be quick."""
     follower = Follower(on_record)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False, fetch_max_wait_ms=20
+        bootstrap_servers=bootstrap,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=250 if on_record is None else 20,
     )
     await consumer.start()
     consumer.assign([TopicPartition(topic, 0)])

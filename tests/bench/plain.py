@@ -5,7 +5,6 @@ Each loop runs in a process of its own, so that its CPU time is all its own.
 
 import asyncio
 import io
-import itertools
 import multiprocessing
 import os
 import time
@@ -67,8 +66,8 @@ def encode_loop(files: Sequence[bytes], settings: Settings) -> Loop:
         pixels = np.stack([to_pixels(Image.open(io.BytesIO(data)).convert("RGB")) for data in batch])
         mine.run(["embedding"], {"pixels": pixels, "domain": np.ones((len(batch), 1), np.int32)})
 
-    batches = itertools.batched(files, _BATCH) if hasattr(itertools, "batched") else _batched(files)
-    todo, cores = iter(list(batches)), len(os.sched_getaffinity(0))
+    todo = iter([files[start : start + _BATCH] for start in range(0, len(files), _BATCH)])
+    cores = len(os.sched_getaffinity(0))
     sessions = [session() for _ in range(cores)]
 
     def work(mine: Any) -> None:
@@ -81,10 +80,6 @@ def encode_loop(files: Sequence[bytes], settings: Settings) -> Loop:
     with ThreadPoolExecutor(cores) as pool:
         list(pool.map(work, sessions))
     return Loop(len(files), time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def _batched(files: Sequence[bytes]) -> list[Sequence[bytes]]:
-    return [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
 
 
 def kafka_loop(bootstrap: str, source: Topic, target: str, kind: type, count: int) -> Loop:
