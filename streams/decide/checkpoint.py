@@ -36,7 +36,8 @@ class Head(msgspec.Struct, kw_only=True):
     """Where the fold stands.
 
     next: the first position not applied. ledger: no verdict of a position from `next` on stands before this offset of
-    the shard's verdicts. sealed: rows below this position are in the store.
+    the shard's verdicts. sealed: rows below this position are in the store. sources: the
+    highest offset applied of every source partition.
     """
 
     log_id: str = ""
@@ -46,6 +47,7 @@ class Head(msgspec.Struct, kw_only=True):
     policy: Policy | None = None
     encoder: str = ""
     ready: bool = False
+    sources: dict[str, int] = {}
     format: int = _FORMAT
 
 

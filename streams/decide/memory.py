@@ -149,6 +149,8 @@ class Memory:
             self.head.ready |= entry.record.kind == "ready"
             if entry.record.kind == "config":
                 self._configure(entry)
+            elif source := entry.record.source:
+                self.head.sources[source] = max(entry.record.src, self.head.sources.get(source, -1))
         self.head.next = entries[-1].position + 1
         if not self.said:  # else they must be read again after a restart
             self.head.ledger = self.ledger_end

@@ -6,7 +6,7 @@ offset. Kafka is behind `Ledger` and `Log`; nothing here knows it.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -155,6 +155,11 @@ class Shard:
     def next(self) -> int:
         """The first position not decided yet; 0 while nothing is open."""
         return self._memory.head.next if self._is_open else 0
+
+    @property
+    def sources(self) -> Mapping[str, int]:
+        """The highest offset applied of every source partition, "topic/partition"."""
+        return self._memory.head.sources if self._is_open else {}
 
     @property
     def is_open(self) -> bool:

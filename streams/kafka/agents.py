@@ -1,7 +1,7 @@
 """What the Faust agents do with a batch: topic -> stage -> topic, and what becomes a dead letter."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, Literal
 
@@ -12,7 +12,7 @@ from streams.decide.checkpoint import Superseded
 from streams.decide.judge import Entry
 from streams.decide.stage import Shard
 from streams.embed.stage import EmbedStage, SourceEvent
-from streams.errors import Invalid
+from streams.errors import Fatal, Invalid
 from streams.events import LogRecord, encode_record
 from streams.kafka.dead_letters import FloodGate, to_message
 from streams.kafka.delivery import DeliveryApp, Stale
@@ -98,8 +98,17 @@ def _source_event(kind: Literal["design", "item"], message: Any) -> SourceEvent:
 class DecideWork:
     """Log records into verdicts, each shard by its owner."""
 
-    def __init__(self, app: DeliveryApp, topic: str, make: Callable[[int], Shard], log_ids: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        app: DeliveryApp,
+        topic: str,
+        make: Callable[[int], Shard],
+        log_ids: Mapping[int, str],
+        source_end: Callable[[str, int], Awaitable[int]],
+    ) -> None:
+        """source_end: where a partition of a source topic ends."""
         self._app = app
+        self._source_end = source_end
         self._topic = topic
         self._make = make
         self._log_ids = log_ids
@@ -140,9 +149,21 @@ class DecideWork:
             generation = self._app.consumer_generation_id
             if self._generations.get(number) != generation:
                 await shard.take_over(self._log_ids[number], first)
+                await self._check_sources(shard)
                 self._generations[number] = generation
                 _log.info("took over", shard=number, next=shard.next)
             return shard
+
+    async def _check_sources(self, shard: Shard) -> None:
+        """Rule 5: the events of a source topic that was made anew would all look as if they had been applied."""
+        for source, applied in shard.sources.items():
+            topic, _, partition = source.rpartition("/")
+            end = await self._source_end(topic, int(partition))
+            if end <= applied:
+                raise Fatal(
+                    f"{topic}[{partition}] ends at {end}, but its event {applied} is in dedup.log: was the topic made"
+                    " anew? Its events would be taken for old ones. Use another topic_prefix for a new installation"
+                )
 
     def _committed(self) -> dict[int, int]:
         """The shards that are assigned to this worker, each with the position that was to be delivered next."""

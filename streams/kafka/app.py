@@ -242,7 +242,12 @@ class Worker:
             ledger = KafkaLedger(settings.kafka_bootstrap, self._topics, number, self._producer, self._security)
             return Shard(number, options, store, ledger, self._kafka_log(number))
 
-        self._decide = DecideWork(app, self._topics.log.name, shard, self._log_ids)
+        async def source_end(topic: str, partition: int) -> int:
+            return await self._patiently(
+                "kafka", lambda: high_watermark(settings.kafka_bootstrap, topic, partition, self._security)
+            )
+
+        self._decide = DecideWork(app, self._topics.log.name, shard, self._log_ids, source_end)
         self._open.push_async_callback(self._decide.close)
         flow = Flow(settings.decide_batch, settings.decide_wait_ms / 1000, 2)
         self._agent(app, self._topics.log.name, self._decide, flow)

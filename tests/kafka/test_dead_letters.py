@@ -1,0 +1,58 @@
+"""Dead letters there and back, and the limit on how many there may be."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from streams.embed.stage import SourceEvent
+from streams.errors import Fatal, Invalid
+from streams.kafka import dead_letters
+from streams.kafka.dead_letters import FloodGate, from_record, resume_message, resumed_at, to_message
+from streams.kafka.producer import Message
+
+
+def event(offset: int, value: bytes | None = b"{") -> SourceEvent:
+    return SourceEvent("design", "designs.generated/2", offset, 1_700_000_000_000, b"d1", value)
+
+
+def as_record(message: Message, offset: int = 7) -> SimpleNamespace:
+    return SimpleNamespace(
+        offset=offset, key=message.key, value=message.value, timestamp=5, headers=tuple(message.headers.items())
+    )
+
+
+def test_a_dead_letter_keeps_the_bytes_and_says_where_from_and_why() -> None:
+    message = to_message(event(41), Invalid("bad_json", "no JSON"), max_bytes=100)
+    letter = from_record(as_record(message))
+    assert letter == dead_letters.DeadLetter(7, "designs.generated/2", 41, b"d1", b"{", "bad_json", "no JSON", 5)
+    assert message.headers[dead_letters.CLASS] == b"streams.errors.Invalid"
+
+
+def test_a_large_event_becomes_a_pointer() -> None:
+    message = to_message(event(41, b"x" * 101), Invalid("too_large", "?"), max_bytes=100)
+    assert message.value is None
+    assert message.headers[dead_letters.POINTER] == b"true"
+
+
+def test_a_resume_marker_is_no_dead_letter() -> None:
+    record = as_record(resume_message({"designs.generated/2": 9}))
+    assert from_record(record) is None
+    assert resumed_at([record]) == {"designs.generated/2": 9}
+
+
+def test_a_flood_is_fatal_before_anything_is_published() -> None:
+    gate = FloodGate(0.5, 10, {})
+    gate.admit((event(n), n % 2 == 0) for n in range(10))  # half is not above the limit
+    with pytest.raises(Fatal, match=r"6 of the last 10 .* dead-letters resume"):
+        gate.admit([(event(10), True), (event(11), True)])
+
+
+def test_few_bad_events_are_no_flood() -> None:
+    FloodGate(0.5, 10, {}).admit((event(n), True) for n in range(9))
+
+
+def test_what_a_person_has_seen_is_let_through() -> None:
+    gate = FloodGate(0.5, 10, {"designs.generated/2": 50})
+    gate.admit((event(n), True) for n in range(50))
+    with pytest.raises(Fatal):
+        gate.admit((event(50 + n), True) for n in range(10))
