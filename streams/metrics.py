@@ -1,5 +1,6 @@
 """Every metric, once, with what to do when it moves. Labels with free values (category, generator) are capped."""
 
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -60,6 +61,17 @@ foreign_verdicts = Counter(
     "dedup_foreign_verdicts", "Verdicts of another owner found between one's own. Only around a takeover."
 )
 ready = Gauge("dedup_ready", "1 while /readyz answers 200.")
+
+
+def forget_shard(number: int) -> None:
+    """A shard has another owner, who shows its gauges from now on."""
+    for gauge in (position, tail_rows, sealed_position):
+        with suppress(KeyError):
+            gauge.remove(str(number))
+    for kind in ("item", "design"):
+        with suppress(KeyError):
+            existing.remove(str(number), kind)
+
 
 _MAX_LABEL_VALUES: Final = 100
 _seen: dict[str, set[str]] = {}

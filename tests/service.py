@@ -145,7 +145,7 @@ class Service:
 
     async def dead_letters(self) -> list[dict[str, bytes]]:
         headers = [dict(record.headers) for record in await self.read(self.topics.dead_letters.name)]
-        return [letter for letter in headers if "dedup-resume" not in letter]
+        return [letter for letter in headers if "kafka_dlt-original-topic" in letter]
 
     async def until(self, ready: Callable[[], Any], what: str, timeout_s: float = 60.0) -> None:
         """Wait for `ready`, a coroutine function, to be true; a worker that died unasked is an error at once."""

@@ -13,21 +13,21 @@ _ROOM: Final = 1024
 
 
 class HashTable:
-    """Hashes (n, 4) uint64, colours (n, 48) uint8, qualities (n,) and positions (n,) of pictures, by arrival.
+    """Hashes (4, n) uint64, colours (n, 48) uint8, qualities (n,) and positions (n,) of pictures, by arrival.
 
     Rows of what no longer exists stay until they are half of the table: the judge asks who lives.
     """
 
     def __init__(self) -> None:
         self._size = 0
-        self._words = np.zeros((_ROOM, _WORDS), np.uint64)
+        self._words = np.zeros((_WORDS, _ROOM), np.uint64)
         self._colours = np.zeros((_ROOM, _CELLS), np.uint8)
         self._qualities = np.zeros(_ROOM, np.int16)
         self._positions = np.zeros(_ROOM, np.int64)
 
     def _grow(self, rows: int) -> None:
         more = rows - len(self._positions)
-        self._words = np.pad(self._words, ((0, more), (0, 0)))
+        self._words = np.pad(self._words, ((0, 0), (0, more)))
         self._colours = np.pad(self._colours, ((0, more), (0, 0)))
         self._qualities = np.pad(self._qualities, (0, more))
         self._positions = np.pad(self._positions, (0, more))
@@ -41,7 +41,7 @@ class HashTable:
         if end > len(self._positions):
             self._grow(2 * end)
         for row, picture in enumerate(pictures, self._size):
-            self._words[row] = np.frombuffer(picture.hash, "<u8")
+            self._words[:, row] = np.frombuffer(picture.hash, "<u8")
             self._colours[row] = np.frombuffer(picture.colour, np.uint8)
             self._qualities[row] = picture.quality
             self._positions[row] = position
@@ -55,7 +55,8 @@ class HashTable:
         """Drop the rows of every position not in `positions`."""
         alive = np.isin(self._positions[: self._size], np.fromiter(positions, np.int64, len(positions)))
         count = int(alive.sum())
-        for table in (self._words, self._colours, self._qualities, self._positions):
+        self._words[:, :count] = self._words[:, : self._size][:, alive]
+        for table in (self._colours, self._qualities, self._positions):
             table[:count] = table[: self._size][alive]
         self._size = count
 
@@ -66,14 +67,14 @@ class HashTable:
             return ()
         size = self._size
         hits: list[tuple[int, int]] = []
-        words, colours = self._words[:size], self._colours[:size]
+        words, colours = self._words[:, :size], self._colours[:size]
         for picture in pictures:
             if picture.quality < policy.hash_quality:
                 continue
             query = np.frombuffer(picture.hash, "<u8")
             # One word alone leaves few rows to look at whole.
-            near = np.flatnonzero(np.bitwise_count(words[:, 0] ^ query[0]) <= policy.hash_distance)
-            distances = np.bitwise_count(words[near] ^ query).sum(axis=1, dtype=np.int64)
+            near = np.flatnonzero(np.bitwise_count(words[0] ^ query[0]) <= policy.hash_distance)
+            distances = np.bitwise_count(words[:, near] ^ query[:, None]).sum(axis=0, dtype=np.int64)
             near, distances = near[distances <= policy.hash_distance], distances[distances <= policy.hash_distance]
             colour = np.frombuffer(picture.colour, np.uint8).astype(np.int16)
             fires = (np.abs(colours[near].astype(np.int16) - colour).max(axis=1, initial=0) <= policy.hash_colour) & (

@@ -90,7 +90,8 @@ class Memory:
             outcome = judge(self.state, entries, dict.fromkeys(wanted, Hits()), known, context)
             assert isinstance(outcome, Outcome)  # noqa: S101 - no hits lack nothing
             return outcome
-        self.make_sure()
+        if wanted:
+            self.make_sure()
         rows, hashes = self.index.sizes(), len(self.state.hashes)
         try:
             # Records of this batch are simply the youngest of the tail.

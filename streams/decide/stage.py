@@ -90,14 +90,16 @@ class Shard:
                 if not (self._is_open and await self._in_thread(self._memory.checkpoint.is_current)):
                     await self._release()
                     await self._asking("milvus", self._open, log_id)
-                await self._compare_ends()
+                await self._compare_ends(first)
                 await self._read_ledger()
                 await self._patiently("kafka", lambda: self._replay(first))
                 # Not before: until then the checkpoint may be older than what was collected in the store.
-                await self._asking("milvus", self._memory.make_sure)
+                if not self._memory.said:  # nor while deaths are known of that this one has not applied
+                    await self._asking("milvus", self._memory.make_sure)
             except Fatal:
                 await self._release()
                 raise
+            self._show()
             metrics.takeovers.inc()
 
     def _open(self, log_id: str) -> None:
@@ -108,8 +110,10 @@ class Shard:
         )
         self._memory, self._is_open = memory, True
 
-    async def _compare_ends(self) -> None:
+    async def _compare_ends(self, first: int) -> None:
         end = await self._patiently("kafka", self._log.end)
+        if first > end:
+            raise Fatal(f"position {first} of shard {self.number} was decided, but its log ends at {end}: was it lost?")
         if self.next > end:
             raise Fatal(
                 f"the checkpoint {self._memory.checkpoint.path} is at {self.next}, the log of {self.number}"
@@ -140,6 +144,7 @@ class Shard:
     async def _release(self) -> None:
         if self._is_open:
             self._is_open = False
+            metrics.forget_shard(self.number)
             await self._sealer.close()
             await self._in_thread(self._memory.close)
 
@@ -208,8 +213,12 @@ class Shard:
             await self._in_thread(self._memory.commit, entries, outcome)
         if not replay:
             _measure(entries, verdicts)
+        self._show()
+
+    def _show(self) -> None:
         metrics.position.labels(self.number).set(self.next)
         metrics.tail_rows.labels(self.number).set(self._memory.index.tail_rows())
+        metrics.sealed_position.labels(self.number).set(self._memory.head.sealed)
         for kind in ("item", "design"):
             metrics.existing.labels(self.number, kind).set(self._memory.state.counts[kind])
 

@@ -97,9 +97,9 @@ class MilvusStore:
         name = self._name(encoder)
 
         def load(client: MilvusClient) -> bool:
-            if not client.has_collection(name):
+            if not client.has_collection(name, timeout=self._timeout_s):
                 return False
-            client.load_collection(name)
+            client.load_collection(name, timeout=self._timeout_s)
             self._known.add(name)
             return True
 
@@ -112,7 +112,7 @@ class MilvusStore:
             return
 
         def make(client: MilvusClient) -> None:
-            if not client.has_collection(name):
+            if not client.has_collection(name, timeout=self._timeout_s):
                 schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
                 schema.add_field("pk", DataType.INT64, is_primary=True)
                 schema.add_field("kind", DataType.INT8)
@@ -121,8 +121,10 @@ class MilvusStore:
                 index = client.prepare_index_params()
                 # Exact: the fold promises the neighbours, not most of them.
                 index.add_index(field_name="vector", index_type="FLAT", metric_type="IP")
-                client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
-            client.load_collection(name)
+                client.create_collection(
+                    name, schema=schema, index_params=index, consistency_level="Strong", timeout=self._timeout_s
+                )
+            client.load_collection(name, timeout=self._timeout_s)
 
         self._call(make)
         self._known.add(name)
@@ -168,7 +170,9 @@ class MilvusStore:
         if not self._is_there(encoder):
             return 0
         name, where = self._name(encoder), f"pk >= {low} and pk < {high}"
-        answer = self._call(lambda client: client.query(name, filter=where, output_fields=["count(*)"]))
+        answer = self._call(
+            lambda client: client.query(name, filter=where, output_fields=["count(*)"], timeout=self._timeout_s)
+        )
         return int(answer[0]["count(*)"])
 
     def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
@@ -181,6 +185,7 @@ class MilvusStore:
                 batch_size=_SCAN,
                 filter=f"pk >= {low} and pk < {high}",
                 output_fields=["pk", "vector"],
+                timeout=self._timeout_s,
             )
         )
         try:
@@ -192,9 +197,9 @@ class MilvusStore:
 
     def drop(self) -> None:
         """Forget every collection of this log."""
-        for name in self._call(lambda client: client.list_collections()):
+        for name in self._call(lambda client: client.list_collections(timeout=self._timeout_s)):
             if name.startswith(self._prefix):
-                self._call(lambda client, name=name: client.drop_collection(name))  # type: ignore[misc]
+                self._call(lambda client, name=name: client.drop_collection(name, timeout=self._timeout_s))  # type: ignore[misc]
         self._known.clear()
 
     def close(self) -> None:

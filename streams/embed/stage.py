@@ -124,9 +124,12 @@ class EmbedStage:
 
     async def _see(self, image: Image, domain: Domain, version: str) -> Seen:
         async with self._fetches:
-            data = image.data if image.data is not None else await self._fetcher.fetch(image.uri or "")
-            known = self._cache.get((hashlib.sha256(data).digest(), domain, version))
-            return Seen(None, known) if known else Seen(await self._checker.check(data), None)
+            try:
+                data = image.data if image.data is not None else await self._fetcher.fetch(image.uri or "")
+                known = self._cache.get((hashlib.sha256(data).digest(), domain, version))
+                return Seen(None, known) if known else Seen(await self._checker.check(data), None)
+            finally:  # a host that does not answer takes long, and is no reason to stop the worker
+                metrics.progress_timestamp.labels("embed").set_to_current_time()
 
     async def _encode(self, images: Sequence[tuple[Domain, CheckedImage]]) -> list[Picture]:
         if not images:

@@ -14,7 +14,7 @@ from streams.decide.stage import Shard
 from streams.embed.stage import EmbedStage, SourceEvent
 from streams.errors import Fatal, Invalid
 from streams.events import LogRecord, encode_record
-from streams.kafka.dead_letters import FloodGate, to_message
+from streams.kafka.dead_letters import Flood, FloodGate, flood_message, to_message
 from streams.kafka.delivery import DeliveryApp, Stale
 from streams.kafka.ports import entry_of
 from streams.kafka.producer import Message, Producer
@@ -54,7 +54,12 @@ class EmbedWork:
 
     async def finish(self, events: Sequence[Any], prepared: Sequence[tuple[SourceEvent, LogRecord | Invalid]]) -> None:
         """Append in source order. All of it is acknowledged by the broker before the next batch's turn."""
-        self._flood.admit((source, isinstance(answer, Invalid)) for source, answer in prepared)
+        try:
+            self._flood.admit((source, isinstance(answer, Invalid)) for source, answer in prepared)
+        except Flood as flood:
+            marker = [flood_message(flood)]
+            await patiently("embed", "kafka", lambda: self._producer.append(self._topics.dead_letters.name, marker))
+            raise
         letters = [
             to_message(source, answer, self._topics.max_message_bytes)
             for source, answer in prepared

@@ -22,7 +22,7 @@ from streams.embed.stage import EmbedStage
 from streams.errors import Fatal, Invalid, Retryable
 from streams.events import LogRecord, Verdict, encode_record
 from streams.kafka.agents import DecideWork, EmbedWork
-from streams.kafka.dead_letters import FloodGate, resumed_at
+from streams.kafka.dead_letters import FloodGate, Markers
 from streams.kafka.delivery import DeliveryApp, Flow, Work, pump
 from streams.kafka.ports import KafkaLedger, KafkaLog
 from streams.kafka.producer import Message, Producer
@@ -85,6 +85,7 @@ class Worker:
         self._open = contextlib.AsyncExitStack()
         self._open.push_async_callback(self._producer.close)
         self._last_moved: dict[str, float] = {}
+        self._backlog: dict[str, int] = {}
 
     # Life
 
@@ -99,25 +100,25 @@ class Worker:
         self._open.push_async_callback(self.encoder.close)
         self.embed_stage = make_embed_stage(settings, self.encoder)
         self._open.push_async_callback(self.embed_stage.close)
+        mine: set[str] = set()
         if self._stage != "decide":
             await self._patiently("encoder", self.encoder.start)
+            ends_now = await self._catalog_ends()
             for shard in range(self._topics.shards):
-                await self._append(
-                    shard,
-                    LogRecord(
-                        kind="config",
-                        policy=policy,
-                        encoder=self.encoder.version,
-                        log_id=uuid.uuid4().hex[:16],
-                        catalog_ends=await self._catalog_ends(),
-                    ),
+                log_id = uuid.uuid4().hex[:16]
+                mine.add(log_id)
+                config = LogRecord(
+                    kind="config", policy=policy, encoder=self.encoder.version, log_id=log_id, catalog_ends=ends_now
                 )
+                await self._append(shard, config)
         else:
             self._tasks.append(asyncio.create_task(self._start_encoder()))
         ends: Mapping[str, int] = {}
         for shard in range(self._topics.shards):
             first = await self._first_record(shard)
             self._log_ids[shard], ends = first.log_id, first.catalog_ends
+            if first.log_id in mine:
+                await self._patiently("kafka", self._check_group_is_new)
         apps: list[DeliveryApp] = []
         if self._stage != "decide":
             apps += await self._embed_apps(ends)
@@ -128,6 +129,8 @@ class Worker:
             if self._stage in (stage, "all"):
                 metrics.progress_timestamp.labels(stage).set_to_current_time()
         self._tasks.append(asyncio.create_task(self._watch()))
+        if self._decide is not None:
+            self._tasks.append(asyncio.create_task(self._tend(self._decide)))
         self._started = True
         _log.info("worker is up", stage=self._stage, log_ids=list(self._log_ids.values()))
 
@@ -152,9 +155,9 @@ class Worker:
         self._started = False
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         # Side by side: each may take the whole grace.
-        await asyncio.gather(*(app.stop() for app in self._running))
+        stops = [asyncio.create_task(app.stop()) for app in self._running]
+        await asyncio.gather(*self._tasks, *stops, return_exceptions=True)
         await self._open.aclose()
 
     # Starting
@@ -183,6 +186,18 @@ class Worker:
             await asyncio.sleep(_POLL_S)
         return entry.record
 
+    async def _check_group_is_new(self) -> None:
+        """A log that was made just now, under a group that has read the catalogue before: that would be missing in it
+        for ever, and designs be accepted against an empty catalogue (rule 12)."""
+        for topic, name in ((self._topics.catalog, "catalog"), (self._topics.designs, "designs")):
+            group = f"{self._settings.group}-{name}"
+            done = await committed_offsets(self._settings.kafka_bootstrap, group, topic, self._security)
+            if any(done.values()):
+                raise Fatal(
+                    f"dedup.log is new, but group {group} has read {topic.name} before, for another log; name another"
+                    " `group`, so that everything is read again"
+                )
+
     def _app(self, stage: str) -> DeliveryApp:
         settings = self._settings
         app = DeliveryApp(
@@ -206,13 +221,10 @@ class Worker:
         """The apps to start now: one for each source topic, so that designs that have to wait for the catalogue fill no
         buffer it needs."""
         settings = self._settings
-        letters = [
-            record
-            async for record in read_to_end(
-                settings.kafka_bootstrap, self._topics.dead_letters.name, 0, 0, security=self._security
-            )
-        ]
-        flood = FloodGate(settings.dead_letter_share, settings.dead_letter_window, resumed_at(letters))
+        markers = await self._patiently("kafka", self._markers)
+        if markers.flood:
+            raise Fatal(markers.flood)
+        flood = FloodGate(settings.dead_letter_share, settings.dead_letter_window, markers.resumed)
         flow = Flow(settings.embed_batch, settings.embed_wait_ms / 1000, settings.embed_depth)
 
         def app(kind: Literal["design", "item"], name: str, topic: str) -> DeliveryApp:
@@ -228,6 +240,14 @@ class Worker:
             return [catalog, designs]
         self._tasks.append(asyncio.create_task(self._start_designs_later(designs, ends)))
         return [catalog]
+
+    async def _markers(self) -> Markers:
+        markers = Markers()
+        async for record in read_to_end(
+            self._settings.kafka_bootstrap, self._topics.dead_letters.name, 0, 0, security=self._security
+        ):
+            markers.see(record)
+        return markers
 
     def _decide_app(self) -> DeliveryApp:
         settings, app = self._settings, self._app("decide")
@@ -283,7 +303,7 @@ class Worker:
     # Watching
 
     async def _watch(self) -> None:
-        """Lag, readiness, the shards' chores, and that there is progress."""
+        """Lag, readiness, that no app has crashed, and that there is progress."""
         while True:
             lag = {topic: count for app in self._apps for topic, count in app.lag().items()}
             for app in self._apps:
@@ -292,19 +312,29 @@ class Worker:
                     metrics.lag.labels(stage, topic).set(lag.get(topic, 0))
             metrics.ready.set(not self.not_ready())
             metrics.encoder_healthy.set(self.encoder.healthy)
-            if self._decide is not None:
-                try:
-                    await self._decide.tend()
-                except Retryable as error:
-                    _log.warning("a shard's chore has to wait", error=str(error))
+            for app in self._running:
+                if app._crashed.is_set():
+                    raise Fatal(f"{app.conf.id} crashed: {app.crash_reason!r}")
             self._check_progress(lag)
             await asyncio.sleep(_TEND_S)
 
+    async def _tend(self, decide: DecideWork) -> None:
+        """The shards' chores; a task of its own, since a take-over may wait for Milvus."""
+        while True:
+            try:
+                await decide.tend()
+            except Retryable as error:
+                _log.warning("a shard's chore has to wait", error=str(error))
+            await asyncio.sleep(_TEND_S)
+
     def _check_progress(self, lag: Mapping[str, int]) -> None:
-        """A backlog that nothing moves is a fault that a restart may heal; a running retry counts as progress."""
-        for stage, topics in (("decide", {self._topics.log.name}), ("embed", set(lag) - {self._topics.log.name})):
-            if not any(lag.get(topic) for topic in topics):
-                self._last_moved[stage] = time.time()
+        """Work in hand, or a backlog that grows, that nothing moves is a fault that a restart may heal. A running retry
+        counts as progress. A backlog that stands still may be a transaction's marker at the end of a topic."""
+        for stage in ("decide", "embed"):
+            apps = [app for app in self._apps if (self._topics.log.name in app.topics_read) == (stage == "decide")]
+            backlog = sum(lag.get(topic, 0) for app in apps for topic in app.topics_read)
+            if not any(app.is_busy for app in apps) and backlog <= self._backlog.get(stage, 0):
+                self._last_moved[stage], self._backlog[stage] = time.time(), backlog
                 continue
             last = metrics.progress_timestamp.labels(stage)._value.get()
             if time.time() - max(last, self._last_moved.setdefault(stage, time.time())) > self._settings.stall_s:
@@ -345,14 +375,21 @@ class Worker:
         return await shard.check(await self.embed_stage.picture_record(files, category))
 
     async def verdict(self, design_id: str) -> bytes:
-        """The JSON of a design's current verdict, from whichever owned shard has it; empty when none has."""
+        """The JSON of a design's current verdict; empty when no shard has one. Retryable: none of the shards that this
+        worker owns has it."""
+        others = []
         for number in range(self._topics.shards):
-            if value := await self.shard(number).verdict(design_id):
-                return value
+            try:
+                if value := await self.shard(number).verdict(design_id):
+                    return value
+            except Retryable as error:
+                others.append(error)
+        if others:
+            raise others[0]
         return b""
 
     async def _patiently(self, dependency: str, call: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(self._stage, dependency, call)
+        return await patiently("decide" if self._stage == "decide" else "embed", dependency, call)
 
     def _agent(self, app: DeliveryApp, topic: str, work: Work[Any], flow: Flow, *, compacted: bool = False) -> None:
         """An agent that drives `work` with a topic's raw messages; undecodable values must reach our own code."""
@@ -362,7 +399,7 @@ class Worker:
             where = (self._settings.kafka_bootstrap, topic, partition, low, high, self._security)
 
             async def once() -> list[Any]:
-                return [record async for record in read_to_end(*where)]
+                return [record async for record in read_to_end(*where, compacted=compacted)]
 
             try:
                 return await self._patiently("kafka", once)
@@ -371,7 +408,7 @@ class Worker:
                 return []
 
         async def agent(stream: Any) -> None:
-            await pump(app, stream, work, flow, None if compacted else read)
+            await pump(app, stream, work, flow, read, compacted=compacted)
 
         raw = app.topic(topic, value_serializer="raw", key_serializer="raw")
         app.agent(raw, name=f"{app.conf.id}-{topic}")(agent)

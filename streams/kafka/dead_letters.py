@@ -1,7 +1,8 @@
 """Dead letters: events that cannot be used, with their original bytes and why, and the limit on how many there may be.
 
-Headers follow Spring Kafka's names, so that existing tools show them. A marker in the same topic, written by
-`dead-letters resume`, names the source offsets up to which a flood was seen by a person and is let through.
+Headers follow Spring Kafka's names, so that existing tools show them. Two markers stand in the same topic: a worker
+that stops because of a flood writes one, and no worker starts after it until `dead-letters resume` writes the other,
+which names the source offsets up to which a person has seen it.
 """
 
 from collections import deque
@@ -25,6 +26,7 @@ CLASS: Final = "kafka_dlt-exception-fqcn"
 MESSAGE: Final = "kafka_dlt-exception-message"
 REASON: Final = "dedup-reason"
 RESUME: Final = "dedup-resume"
+FLOOD: Final = "dedup-flood"
 POINTER: Final = "dedup-pointer"
 _MESSAGE_CHARS: Final = 1000
 
@@ -62,7 +64,7 @@ def to_message(event: "SourceEvent", error: Invalid, max_bytes: int) -> Message:
 
 
 def from_record(record: Any) -> DeadLetter | None:
-    """A dead letter from its record; None for a resume marker."""
+    """A dead letter from its record; None for a marker."""
     headers = dict(record.headers)
     if TOPIC not in headers:
         return None
@@ -83,14 +85,32 @@ def resume_message(ends: Mapping[str, int]) -> Message:
     return Message(None, b"", 0, {RESUME: msgspec.json.encode(dict(ends))})
 
 
-def resumed_at(records: Iterable[Any]) -> dict[str, int]:
-    """The source offsets below which dead letters are let through, from the topic's records."""
-    ends: dict[str, int] = {}
-    for record in records:
-        for name, value in record.headers:
-            if name == RESUME:
-                ends |= msgspec.json.decode(value, type=dict[str, int])
-    return ends
+def flood_message(error: "Flood") -> Message:
+    """The marker that keeps workers from starting again."""
+    return Message(None, b"", 0, {FLOOD: str(error).encode()})
+
+
+class Markers:
+    """What the markers of the topic say, read in its order."""
+
+    def __init__(self) -> None:
+        self.resumed: dict[str, int] = {}
+        """The source offsets below which dead letters are let through."""
+        self.flood = ""
+        """The message of a flood after which nobody has said `resume`."""
+
+    def see(self, record: Any) -> None:
+        """The next record of the topic."""
+        headers = dict(record.headers)
+        if RESUME in headers:
+            self.resumed |= msgspec.json.decode(headers[RESUME], type=dict[str, int])
+            self.flood = ""
+        elif FLOOD in headers:
+            self.flood = headers[FLOOD].decode()
+
+
+class Flood(Fatal):
+    """Too many events cannot be used."""
 
 
 class FloodGate:
@@ -103,13 +123,13 @@ class FloodGate:
         self._recent: deque[bool] = deque(maxlen=window)
 
     def admit(self, outcomes: Iterable[tuple["SourceEvent", bool]]) -> None:
-        """Count a batch of (event, is bad). Fatal when the share is above the limit."""
+        """Count a batch of (event, is bad). Flood when the share is above the limit."""
         for event, bad in outcomes:
             if event.offset >= self._resumed.get(event.source, 0):
                 self._recent.append(bad)
         bad_events = sum(self._recent)
         if len(self._recent) == self._recent.maxlen and bad_events > self._share * len(self._recent):
-            raise Fatal(
+            raise Flood(
                 f"{bad_events} of the last {len(self._recent)} events could not be used; see the log for reasons, and"
                 " when they are understood run `design-dedup dead-letters resume`"
             )

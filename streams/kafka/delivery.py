@@ -12,6 +12,7 @@ What stock Faust 0.15.3 does wrong, and what stands here instead (infra/adr/0002
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -29,6 +30,8 @@ _IDLE_FETCH_WAIT_MS: Final = 250
 _IDLE_AFTER_S: Final = 1.0
 _REVOKE_GRACE_S: Final = 2.0
 _PAUSED_S: Final = 0.02
+_YOUNG_S: Final = 60.0
+"""Kafka never compacts the segment it writes to; a hole right before a message this young is looked into."""
 
 
 class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -116,7 +119,8 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
     def assigned(self) -> dict[tuple[str, int], int | None]:
         """The partitions this worker has, (topic, partition), each with its committed offset if there is one."""
         consumer = self._consumer
-        if consumer is None or not self.gate.is_set():
+        # Until its thread has connected, a consumer answers questions with ConsumerNotStarted.
+        if consumer is None or not self.gate.is_set() or getattr(consumer._thread, "_consumer", None) is None:
             return {}
         return {
             (tp.topic, tp.partition): consumer._committed_offset.get(tp)
@@ -131,6 +135,11 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
             end = self._consumer.highwater(driver.TP(topic, partition)) or 0
             lags[topic] = lags.get(topic, 0) + max(0, end - (committed or 0))
         return lags
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether batches are in flight."""
+        return self._in_flight > 0
 
     def took_off(self) -> None:
         """A batch is in flight."""
@@ -210,19 +219,20 @@ class _Missed:
     message: MissedMessage
 
 
-async def pump(app: DeliveryApp, stream: Any, work: Work[P], flow: Flow, read: Read | None = None) -> None:
+async def pump(app: DeliveryApp, stream: Any, work: Work[P], flow: Flow, read: Read, *, compacted: bool) -> None:
     """Drive an agent's stream until it is stopped. Never raises but for cancellation: an error of `work` fails the
     worker with its batch and everything after it unacknowledged.
 
     read: looks again where offsets are missing between two messages: the embedded broker's fetch can pass over a record
-    that is just being written. None for a compacted topic, where holes are normal.
+    that is just being written.
     """
-    await _Pump(app, stream, work, flow, read).run()
+    await _Pump(app, stream, work, flow, read, compacted).run()
 
 
 class _Pump(Generic[P]):
-    def __init__(self, app: DeliveryApp, stream: Any, work: Work[P], flow: Flow, read: Read | None) -> None:
+    def __init__(self, app: DeliveryApp, stream: Any, work: Work[P], flow: Flow, read: Read, compacted: bool) -> None:
         self._read_again = read
+        self._compacted = compacted
         self._expected: dict[tuple[int, int], int] = {}
         self._app = app
         self._stream = stream
@@ -269,16 +279,20 @@ class _Pump(Generic[P]):
             task.add_done_callback(self._preparing.discard)
             self._batches.put_nowait((events, task))
 
+    def _may_be_compacted(self, message: Any) -> bool:
+        """Compaction leaves holes, but only among old messages."""
+        return self._compacted and time.time() - message.timestamp > _YOUNG_S
+
     async def _with_missed(self, events: Sequence[Any]) -> list[Any]:
         """The events with those a fetch passed over in their places."""
-        if self._read_again is None:
-            return list(events)
         whole: list[Any] = []
         for event in events:
             message = event.message
             where = (message.generation_id, message.partition)
-            expected = self._expected.get(where, self._app.assigned().get((message.topic, message.partition)))
-            if expected is not None and message.offset > expected:
+            expected = self._expected.get(where)
+            if expected is None:
+                expected = self._app.assigned().get((message.topic, message.partition)) or 0
+            if message.offset > expected and not self._may_be_compacted(message):
                 missed = await self._read_again(message.partition, expected, message.offset)
                 _log.warning("offsets were passed over", topic=message.topic, low=expected, found=len(missed))
                 whole += [

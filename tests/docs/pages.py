@@ -56,7 +56,7 @@ def headings(page: Path = README) -> Iterator[str]:
 
 def between(marker: str, page: Path = README) -> str:
     """What stands between `<!-- marker -->` and `<!-- /marker -->`."""
-    return _marked(marker).findall(page.read_text())[0][1]
+    return str(_marked(marker).findall(page.read_text())[0][1])
 
 
 def replace_between(marker: str, text: str, page: Path = README) -> None:

@@ -1,5 +1,7 @@
-"""The tour of the README, run: every `console` block on a real stack and a real worker. To write its answers again, after
-a change of the encoder, the policy or what commands print: `python -m tests.docs.tour`.
+"""The tour of the README, run: every `console` block on a real stack and a real worker.
+
+To write its answers again, after a change of the encoder, the policy or what commands print:
+`python -m tests.docs.tour`.
 """
 
 import asyncio
@@ -8,10 +10,12 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import httpx
 
 from streams.local import LocalStack, PortLease
 from tests.docs.pages import README, blocks, files
@@ -47,7 +51,9 @@ async def take(stack: LocalStack, prefix: str, folder: Path) -> list[Step]:
     ports = PortLease()
     try:
         port = ports.take()
-        service = Service(stack, prefix, folder, web_port=port, worker_url=f"http://127.0.0.1:{port}")
+        service = Service(
+            stack, prefix, folder, web_port=port, worker_url=f"http://127.0.0.1:{port}", group=f"{prefix}tour"
+        )
         async with service:
             worker = service.start()
             await service.until(_is_ready(port), "the worker is ready")
@@ -58,9 +64,7 @@ async def take(stack: LocalStack, prefix: str, folder: Path) -> list[Step]:
         ports.close()
 
 
-def _is_ready(port: int):  # type: ignore[no-untyped-def]
-    import httpx
-
+def _is_ready(port: int) -> Callable[[], Awaitable[bool]]:
     async def ready() -> bool:
         try:
             async with httpx.AsyncClient(trust_env=False) as client:
@@ -74,7 +78,7 @@ def _is_ready(port: int):  # type: ignore[no-untyped-def]
 async def _run(command: str, env: Mapping[str, str], folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = await asyncio.to_thread(
-        subprocess.run, command, shell=True, cwd=folder, text=True, timeout=_TIMEOUT_S, check=False,
+        subprocess.run, ["sh", "-c", command], cwd=folder, text=True, timeout=_TIMEOUT_S, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, **env, "PATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "100"},
     )  # fmt: skip
@@ -86,17 +90,20 @@ async def _run(command: str, env: Mapping[str, str], folder: Path) -> str:
 
 def write(taken: list[Step]) -> None:
     """Put the answers into the README."""
-    text = README.read_text()
-    for old, new in zip(steps(), taken, strict=True):
-        before = f"$ {old.command}\n{old.answer}".rstrip("\n") + "\n"
-        assert text.count(before) == 1, f"this command stands twice: {old.command}"
-        text = text.replace(before, f"$ {new.command}\n{new.answer}".rstrip("\n") + "\n")
-    README.write_text(text)
+    left = iter(taken)
+
+    def answered(block: re.Match[str]) -> str:
+        lines = [
+            f"$ {step.command}\n{step.answer}".rstrip("\n") for _, step in zip(_steps_of(block[1]), left, strict=False)
+        ]
+        return "```console\n" + "\n".join(lines) + "\n```"
+
+    README.write_text(re.sub(r"^```console\n(.*?)^```$", answered, README.read_text(), flags=re.M | re.S))
 
 
 async def _main() -> None:
     with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder, "stack")) as stack:
-        write(await take(stack, "tour.", Path(folder)))
+        write(await take(stack, "", Path(folder)))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,15 @@ async def test_a_flood_of_dead_letters_stops_the_worker_until_a_person_resumes(
         assert "dead-letters resume" in worker.text().splitlines()[-1]
         assert len(await service.dead_letters()) <= 20
 
+        again = service.start()
+        again.may_fail = True
+
+        async def refused() -> bool:
+            return not again.alive
+
+        await service.until(refused, "no worker starts before a person has looked")
+        assert "dead-letters resume" in again.text().splitlines()[-1]
+
         topic = service.topics.designs
         ends = {
             f"{topic.name}/{p}": await high_watermark(service.settings.kafka_bootstrap, topic.name, p)

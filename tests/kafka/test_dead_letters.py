@@ -7,7 +7,15 @@ import pytest
 from streams.embed.stage import SourceEvent
 from streams.errors import Fatal, Invalid
 from streams.kafka import dead_letters
-from streams.kafka.dead_letters import FloodGate, from_record, resume_message, resumed_at, to_message
+from streams.kafka.dead_letters import (
+    Flood,
+    FloodGate,
+    Markers,
+    flood_message,
+    from_record,
+    resume_message,
+    to_message,
+)
 from streams.kafka.producer import Message
 
 
@@ -37,7 +45,19 @@ def test_a_large_event_becomes_a_pointer() -> None:
 def test_a_resume_marker_is_no_dead_letter() -> None:
     record = as_record(resume_message({"designs.generated/2": 9}))
     assert from_record(record) is None
-    assert resumed_at([record]) == {"designs.generated/2": 9}
+    markers = Markers()
+    markers.see(record)
+    assert markers.resumed == {"designs.generated/2": 9}
+
+
+def test_after_a_flood_nobody_starts_until_a_person_resumes() -> None:
+    markers = Markers()
+    markers.see(as_record(flood_message(Flood("6 of 10"))))
+    assert markers.flood == "6 of 10"
+    markers.see(as_record(to_message(event(1), Invalid("bad_json", "no JSON"), max_bytes=100)))
+    assert markers.flood == "6 of 10"
+    markers.see(as_record(resume_message({})))
+    assert markers.flood == ""
 
 
 def test_a_flood_is_fatal_before_anything_is_published() -> None:
