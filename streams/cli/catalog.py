@@ -5,6 +5,7 @@ from typing import Final
 import typer
 
 from streams.cli.submit import (
+    PATIENCE_S,
     IdsArgument,
     InlineOption,
     JsonOption,
@@ -22,7 +23,7 @@ app: Final = typer.Typer(help="Load items into the catalogue, or delete them.", 
 def load(
     source: SourceArgument,
     wait: WaitOption = False,
-    timeout: TimeoutOption = 0.0,
+    timeout: TimeoutOption = PATIENCE_S,
     inline: InlineOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +49,7 @@ def load(
 
 @app.command()
 def delete(
-    ids: IdsArgument, wait: WaitOption = False, timeout: TimeoutOption = 0.0, as_json: JsonOption = False
+    ids: IdsArgument, wait: WaitOption = False, timeout: TimeoutOption = PATIENCE_S, as_json: JsonOption = False
 ) -> None:
     """Delete catalogue items: no design judged later is compared with them.
 

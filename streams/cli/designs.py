@@ -1,6 +1,7 @@
 """`design-dedup publish` and `withdraw`: generated designs, as a generator service sends them."""
 
 from streams.cli.submit import (
+    PATIENCE_S,
     IdsArgument,
     InlineOption,
     JsonOption,
@@ -15,7 +16,7 @@ from streams.cli.submit import (
 def publish(
     source: SourceArgument,
     wait: WaitOption = False,
-    timeout: TimeoutOption = 0.0,
+    timeout: TimeoutOption = PATIENCE_S,
     inline: InlineOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,7 +33,7 @@ def publish(
 
 
 def withdraw(
-    ids: IdsArgument, wait: WaitOption = False, timeout: TimeoutOption = 0.0, as_json: JsonOption = False
+    ids: IdsArgument, wait: WaitOption = False, timeout: TimeoutOption = PATIENCE_S, as_json: JsonOption = False
 ) -> None:
     """Withdraw designs: an accepted one stands in nobody's way any more.
 

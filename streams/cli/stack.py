@@ -1,5 +1,7 @@
 """`design-dedup stack`: broker, Triton and Milvus Lite on this machine, for as long as the command runs."""
 
+import shlex
+import shutil
 import signal
 import threading
 from enum import StrEnum
@@ -64,7 +66,11 @@ def up(
     try:
         say("starting broker, Triton and Milvus Lite ...")
         stack.start(say)
-        _print_addresses(stack.endpoints.kafka, stack.endpoints.triton_grpc, stack.endpoints.milvus)
+        # The checkpoint belongs to the log, and tansu forgets its topics.
+        workers = stack.data_dir / f"worker-{broker.value}"
+        if broker is BrokerWord.TANSU:
+            shutil.rmtree(workers, ignore_errors=True)
+        _print_settings(stack.endpoints.kafka, stack.endpoints.triton_grpc, stack.endpoints.milvus, workers)
         say("the stack is up; Ctrl-C ends it")
         while not ended.wait(_POLL_S):
             if dead := stack.poll():
@@ -85,6 +91,7 @@ def _interrupt(ended: threading.Event) -> None:
         raise KeyboardInterrupt
 
 
-def _print_addresses(kafka: str, triton: str, milvus: str) -> None:
-    for name, value in (("KAFKA_BOOTSTRAP", kafka), ("TRITON_URL", triton), ("MILVUS_URI", milvus)):
-        line(f"export {ENV_PREFIX}{name}={value}")
+def _print_settings(kafka: str, triton: str, milvus: str, data_dir: Path) -> None:
+    values = {"KAFKA_BOOTSTRAP": kafka, "TRITON_URL": triton, "MILVUS_URI": milvus, "DATA_DIR": str(data_dir)}
+    for name, value in values.items():
+        line(f"export {ENV_PREFIX}{name}={shlex.quote(value)}")

@@ -26,9 +26,11 @@ SourceArgument = Annotated[
     ),
 ]
 IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="One or several ids.", show_default=False)]
+PATIENCE_S: Final = 120.0
 WaitOption = Annotated[bool, typer.Option("--wait", help="Return when everything is decided, with the positions.")]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0, help="With --wait: give up after so many seconds; 0: never.")
+    float,
+    typer.Option("--timeout", min=0, help="With --wait: give up when nothing has moved for so many seconds; 0: never."),
 ]
 InlineOption = Annotated[
     bool,
@@ -49,7 +51,7 @@ class Submission:
     what: Listing | Sequence[str]
     inline: bool = True
     wait: bool = False
-    timeout_s: float = 0.0
+    timeout_s: float = PATIENCE_S
     as_json: bool = False
 
     @property

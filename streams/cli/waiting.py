@@ -64,17 +64,11 @@ async def wait_until_decided(
     with_verdicts: bool,
     timeout_s: float,
 ) -> list[Decided]:
-    """What became of each event, in the order they were sent. Retryable when that takes longer than `timeout_s` (0: no
+    """What became of each event, in the order they were sent. Retryable when nothing has moved for `timeout_s` (0: no
     limit)."""
-    waiter = _Waiter(cluster, before, receipts, progress)
-    try:
-        async with asyncio.timeout(timeout_s or None):
-            await waiter.find()
-            await waiter.settle()
-    except TimeoutError:
-        raise Retryable(
-            f"{waiter.missing()} of {len(receipts)} events are not decided after {timeout_s:g} s; is a worker running?"
-        ) from None
+    waiter = _Waiter(cluster, before, receipts, progress, timeout_s or float("inf"))
+    await waiter.find()
+    await waiter.settle()
     if with_verdicts:
         await waiter.read_verdicts()
     return waiter.decided
@@ -82,7 +76,12 @@ async def wait_until_decided(
 
 class _Waiter:
     def __init__(
-        self, cluster: Cluster, before: Before, receipts: Sequence[Receipt], progress: Callable[[int], None]
+        self,
+        cluster: Cluster,
+        before: Before,
+        receipts: Sequence[Receipt],
+        progress: Callable[[int], None],
+        patience_s: float,
     ) -> None:
         self._cluster = cluster
         self._log = list(before.log)
@@ -91,7 +90,9 @@ class _Waiter:
         self._progress = progress
         self.decided = [Decided(receipt) for receipt in receipts]
         self._wanted: dict[Wanted, Decided] = {(d.receipt.source, d.receipt.offset): d for d in self.decided}
-        self._hint_at = time.monotonic() + _HINT_S
+        self._patience_s = patience_s
+        self._moved_at = time.monotonic()
+        self._hinted = False
 
     def missing(self) -> int:
         """How many events are still to be found in the log or among the dead letters."""
@@ -105,7 +106,7 @@ class _Waiter:
                 await self._read_log(shard)
             await self._read_letters()
             self._progress(len(self.decided) - self.missing())
-            self._hint(moved=self.missing() < before)
+            self._be_patient(moved=self.missing() < before)
             if self.missing():
                 await asyncio.sleep(_POLL_S)
 
@@ -117,9 +118,12 @@ class _Waiter:
         ]
         if not any(ends):
             return
-        while not all(done >= end for done, end in zip(await self._cluster.decided(), ends, strict=True)):
-            self._hint(moved=False)
+        before: list[int] = []
+        at = await self._cluster.decided()
+        while not all(done >= end for done, end in zip(at, ends, strict=True)):
+            self._be_patient(moved=at != before)
             await asyncio.sleep(_POLL_S)
+            before, at = at, await self._cluster.decided()
 
     async def read_verdicts(self) -> None:
         """The last verdict said of each design; a resubmission gets its old one, said again."""
@@ -154,10 +158,15 @@ class _Waiter:
                 if letter is not None and found is not None:
                     found.reason, found.message = letter.reason, letter.message
 
-    def _hint(self, *, moved: bool) -> None:
+    def _be_patient(self, *, moved: bool) -> None:
         now = time.monotonic()
         if moved:
-            self._hint_at = now + _HINT_S
-        elif now >= self._hint_at:
-            self._hint_at = float("inf")
+            self._moved_at = now
+        elif now - self._moved_at >= self._patience_s:
+            raise Retryable(
+                f"{self.missing()} of {len(self.decided)} events are not decided, and nothing has moved for"
+                f" {self._patience_s:g} s; is a worker running?"
+            )
+        elif now - self._moved_at >= _HINT_S and not self._hinted:
+            self._hinted = True
             say("nothing has been decided for a while: is a worker running? (`design-dedup worker`)")

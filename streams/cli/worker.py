@@ -57,7 +57,10 @@ def worker(
         if not isinstance(error, DedupError):
             _log.error("the worker failed", exc_info=error)
     reason = str(error) if isinstance(error, DedupError) else f"the worker failed: {error!r}"
-    say_error(Exception(" ".join(reason.split())))
+    if settings.log_format == "json":
+        _log.critical("stopped", error=reason)
+    else:
+        say_error(Exception(" ".join(reason.split())))
     raise typer.Exit(EXIT_FAILED)
 
 

@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar
 
+from msgspec.structs import replace
+
 from streams import metrics
 from streams.decide.checkpoint import Superseded
 from streams.decide.judge import Entry, Outcome, Said, verdict_position
@@ -261,7 +263,8 @@ class Shard:
             self._be_open()
             memory = self._memory
             outcome = await self._in_thread(lambda: memory.judged([Entry(memory.head.next, record)], {}, search=True))
-        return decode_verdict(outcome.said[0].value or b"")
+        # No verdict_id: that name belongs to what will be said at this position.
+        return replace(decode_verdict(outcome.said[0].value or b""), verdict_id="")
 
     async def verdict(self, design_id: str) -> bytes:
         """The JSON of a design's current verdict; empty when there is none. Retryable: the shard is not open."""

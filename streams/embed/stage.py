@@ -91,11 +91,13 @@ class EmbedStage:
             records.append(replace(record, pictures=own, encoder=version) if own else record)
         return records
 
-    async def picture_record(self, files: Sequence[bytes], category: str, domain: Domain = "generated") -> LogRecord:
+    async def picture_record(self, files: Sequence[bytes], category: str, tenant: str) -> LogRecord:
         """The record that a design with these files would have: for `check`. Invalid when a picture cannot be used."""
         images = await asyncio.gather(*(self._checker.check(data) for data in files))
-        pictures = await self._encode([(domain, image) for image in images])
-        return LogRecord(kind="design", category=category, pictures=tuple(pictures), encoder=self._encoder.version)
+        pictures = await self._encode([(_domain("design"), image) for image in images])
+        return LogRecord(
+            kind="design", category=category, tenant=tenant, pictures=tuple(pictures), encoder=self._encoder.version
+        )
 
     async def close(self) -> None:
         """Let go of threads and connections."""

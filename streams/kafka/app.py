@@ -372,7 +372,7 @@ class Worker:
         shard = self.shard(self._settings.tenants.index(tenant))
         if not self.encoder.healthy:
             raise Retryable("the encoder is down or answers wrongly")
-        return await shard.check(await self.embed_stage.picture_record(files, category))
+        return await shard.check(await self.embed_stage.picture_record(files, category, tenant))
 
     async def verdict(self, design_id: str) -> bytes:
         """The JSON of a design's current verdict; empty when no shard has one. Retryable: none of the shards that this

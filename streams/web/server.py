@@ -7,6 +7,7 @@ It has no authentication, so it listens on loopback unless a setting says otherw
 import asyncio
 import contextlib
 import ipaddress
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -101,7 +102,10 @@ class WebServer:
             await web.TCPSite(self._runner, options.host, options.port).start()
         except OSError as error:
             await self.stop()
-            raise Fatal(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from error
+            raise Fatal(
+                f"cannot listen on {options.host}:{options.port} (web_host, web_port): {os.strerror(error.errno or 0)};"
+                " does another worker run there?"
+            ) from error
         host, port = self._runner.addresses[0][:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -286,7 +286,7 @@ def test_waiting_without_a_worker_ends(installation: Installation, monkeypatch: 
     monkeypatch.setenv("DESIGN_DEDUP_TOPIC_PREFIX", f"nobody{os.getpid()}.")
     folder = installation.pictures("nobody", alone=drawn(61))
     result = call("publish", folder, "--wait", "--timeout", 1, code=3)
-    assert "1 of 1 events are not decided after 1 s; is a worker running?" in result.stderr
+    assert "1 of 1 events are not decided, and nothing has moved for 1 s; is a worker running?" in result.stderr
 
 
 def test_rebuild(installation: Installation) -> None:
@@ -338,7 +338,8 @@ def test_the_stack_in_the_foreground(tmp_path: Path) -> None:
     try:
         text = stack.until("the stack is up", 90)
         exported = dict(line.removeprefix("export ").split("=") for line in text.splitlines() if "export" in line)
-        assert set(exported) == {f"DESIGN_DEDUP_{name}" for name in ("KAFKA_BOOTSTRAP", "TRITON_URL", "MILVUS_URI")}
+        names = ("KAFKA_BOOTSTRAP", "TRITON_URL", "MILVUS_URI", "DATA_DIR")
+        assert set(exported) == {f"DESIGN_DEDUP_{name}" for name in names}
         assert stack.stop(signal.SIGINT) == 0
         assert stack.text.rstrip().endswith("the stack is down")
         port = int(exported["DESIGN_DEDUP_KAFKA_BOOTSTRAP"].rpartition(":")[2])
