@@ -19,9 +19,14 @@ def jpeg(image: Image.Image, quality: int = 90) -> bytes:
 
 
 @cache
+def _design(seed: int) -> Image.Image:
+    return draw(garment(seed), SIZE_PX)
+
+
+@cache
 def drawn(seed: int, quality: int = 90) -> bytes:
     """The clean design of a garment."""
-    return jpeg(draw(garment(seed), SIZE_PX), quality)
+    return jpeg(_design(seed), quality)
 
 
 @cache
@@ -34,4 +39,4 @@ def photographed(seed: int, quality: int = 90) -> bytes:
 def cropped(seed: int) -> bytes:
     """A garment's design without its margin."""
     edge = SIZE_PX // 20
-    return jpeg(draw(garment(seed), SIZE_PX).crop((edge, edge, SIZE_PX - edge, SIZE_PX - edge)))
+    return jpeg(_design(seed).crop((edge, edge, SIZE_PX - edge, SIZE_PX - edge)))

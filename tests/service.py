@@ -107,10 +107,14 @@ class Service:
         """The policy's similarity."""
         return load_policy(self.settings.policy_file).similarity
 
+    def full_env(self) -> dict[str, str]:
+        """The environment of a command of this installation."""
+        return {**os.environ, **self.env}
+
     def start(self, stage: str = "all", **env: object) -> WorkerProcess:
         extra = {f"DESIGN_DEDUP_{name.upper()}": str(value) for name, value in env.items()}
         path = self.folder / f"worker-{len(self.workers)}.log"
-        worker = WorkerProcess(stage, {**os.environ, **self.env, **extra}, path)
+        worker = WorkerProcess(stage, self.full_env() | extra, path)
         self.workers.append(worker)
         return worker
 
@@ -163,6 +167,7 @@ class Service:
         async def settled() -> bool:
             if await self._unaccounted():
                 return False
+            await asyncio.sleep(0.3)  # the comparison is dear: not while verdicts come in
             return not [d for d in await self._differences() if d.endswith("missing") or d.endswith("are owed")]
 
         await self.until(settled, "every event is decided", timeout_s)

@@ -134,12 +134,12 @@ async def test_twins_published_at_once_are_never_both_accepted(
         second = (drawn(5000 + pair), drawn(5000 + pair, 70), cropped(5000 + pair))[pair % 3]
         return drawn(5000 + pair), second
 
-    pairs = 100
+    pairs = 1000
     async with Service(full_stack, prefix, tmp_path, kafka=bootstrap) as service:
         service.start()
         service.start()
         await service.publish(ids("twin", [picture for n in range(pairs) for picture in twins(n)], design))
-        await service.until_settled(120)
+        await service.until_settled(240)
         await service.assert_as_promised()
         said = await service.verdicts()
         both = 0
