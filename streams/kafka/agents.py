@@ -109,9 +109,11 @@ class DecideWork:
         topic: str,
         make: Callable[[int], Shard],
         log_ids: Mapping[int, str],
+        sources: frozenset[str],
         source_end: Callable[[str, int], Awaitable[int]],
     ) -> None:
-        """source_end: where a partition of a source topic ends."""
+        """sources: the topics whose events the log holds. source_end: where a partition of one ends."""
+        self._sources = sources
         self._app = app
         self._source_end = source_end
         self._topic = topic
@@ -163,6 +165,8 @@ class DecideWork:
         """Rule 5: the events of a source topic that was made anew would all look as if they had been applied."""
         for source, applied in shard.sources.items():
             topic, _, partition = source.rpartition("/")
+            if topic not in self._sources:
+                continue
             end = await self._source_end(topic, int(partition))
             if end <= applied:
                 raise Fatal(

@@ -267,7 +267,8 @@ class Worker:
                 "kafka", lambda: high_watermark(settings.kafka_bootstrap, topic, partition, self._security)
             )
 
-        self._decide = DecideWork(app, self._topics.log.name, shard, self._log_ids, source_end)
+        sources = frozenset({self._topics.designs.name, self._topics.catalog.name})
+        self._decide = DecideWork(app, self._topics.log.name, shard, self._log_ids, sources, source_end)
         self._open.push_async_callback(self._decide.close)
         flow = Flow(settings.decide_batch, settings.decide_wait_ms / 1000, 2)
         self._agent(app, self._topics.log.name, self._decide, flow)

@@ -17,8 +17,8 @@ async def test_a_source_topic_that_was_made_anew_is_refused() -> None:
         return ends[topic, partition]
 
     unused: Any = None
-    work = DecideWork(unused, "dedup.log", unused, {}, end)
-    shard: Any = SimpleNamespace(sources={"designs.generated/0": 9})
+    work = DecideWork(unused, "dedup.log", unused, {}, frozenset({"designs.generated"}), end)
+    shard: Any = SimpleNamespace(sources={"designs.generated/0": 9, "elsewhere/0": 9})
     await work._check_sources(shard)
     shard.sources["designs.generated/1"] = 3
     with pytest.raises(Fatal, match="made anew"):
