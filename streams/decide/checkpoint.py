@@ -24,6 +24,7 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS thing (kind TEXT, id TEXT, fields BLOB, value BLOB, marks BLOB, PRIMARY KEY (kind, id))"
     " WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS tail (key INTEGER PRIMARY KEY, encoder TEXT, vector BLOB)",
+    "CREATE TABLE IF NOT EXISTS body (key INTEGER PRIMARY KEY, encoder TEXT, vector BLOB)",
     "CREATE TABLE IF NOT EXISTS garbage (key INTEGER PRIMARY KEY, encoder TEXT)",
 )
 
@@ -36,7 +37,7 @@ class Head(msgspec.Struct, kw_only=True):
     """Where the fold stands.
 
     next: the first position not applied. ledger: no verdict of a position from `next` on stands before this offset of
-    the shard's verdicts. sealed: rows below this position are in the store. sources: the
+    the shard's verdicts. sealed: rows below this position are in the store. has_body: and here too. sources: the
     highest offset applied of every source partition.
     """
 
@@ -44,6 +45,7 @@ class Head(msgspec.Struct, kw_only=True):
     next: int = 0
     ledger: int = 0
     sealed: int = 0
+    has_body: bool = False
     policy: Policy | None = None
     encoder: str = ""
     ready: bool = False
@@ -63,7 +65,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TailRow:
-    """A row that is not sealed yet. vector: int16 little-endian."""
+    """A row that is not sealed yet, or of the body. vector: int16 little-endian."""
 
     key: int
     encoder: str
@@ -73,12 +75,14 @@ class TailRow:
 class Checkpoint:
     """One open file. Not thread-safe: the shard's thread uses it.
 
+    keeps_body: sealed rows stay here as well, since a store is slow to give them all back.
     is_broken: memory holds something that was not written, so nothing more may be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keeps_body: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._keeps_body = keeps_body
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
         try:
             for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", *_TABLES):
@@ -131,6 +135,16 @@ class Checkpoint:
         rows = self._db.execute("SELECT key, encoder, vector FROM tail ORDER BY key LIMIT ?", (limit,))
         return [TailRow(*row) for row in rows]
 
+    def body(self) -> Iterator[TailRow]:
+        """The sealed rows, by key; complete only when `head.has_body`."""
+        return (TailRow(*row) for row in self._db.execute("SELECT key, encoder, vector FROM body ORDER BY key"))
+
+    def adopt_body(self, rows: Iterable[TailRow]) -> None:
+        """Keep the sealed rows, read back from the store, from now on."""
+        self.head.has_body = True
+        with self._transaction():
+            self._insert("body", rows)
+
     def tail_size(self) -> int:
         """How many rows are not sealed."""
         size: int = self._db.execute("SELECT count(*) FROM tail").fetchone()[0]
@@ -156,17 +170,31 @@ class Checkpoint:
         ]  # fmt: skip
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO thing VALUES (?, ?, ?, ?, ?)", rows)
-            self._db.executemany(
-                "INSERT OR REPLACE INTO tail VALUES (?, ?, ?)", [(r.key, r.encoder, r.vector) for r in tail]
-            )
+            self._insert("tail", tail)
             self._db.executemany("INSERT OR REPLACE INTO garbage VALUES (?, ?)", garbage)
 
-    def seal(self, position: int, below: int, collected: Iterable[tuple[int, str]] = ()) -> None:
-        """Write `head` after a seal: rows under `position`, whose keys are under `below`, are in the store now."""
-        self.head.sealed = position
+    def seal(
+        self, position: int, below: int, collected: Iterable[tuple[int, str]] = (), dead: Iterable[int] = ()
+    ) -> None:
+        """Write `head` after a seal: rows under `position`, whose keys are under `below`, are in the store now, but for
+        the `dead`, which were not written; the `collected` are no longer there."""
+        self.head.sealed, self.head.has_body = position, self._keeps_body
+        gone = [(key,) for key, _ in collected]
         with self._transaction():
+            if self._keeps_body:
+                self._db.executemany("DELETE FROM tail WHERE key = ?", [(key,) for key in dead])
+                self._db.execute("INSERT OR REPLACE INTO body SELECT * FROM tail WHERE key < ?", (below,))
+                self._db.executemany("DELETE FROM body WHERE key = ?", gone)
+            else:
+                self._db.execute("DELETE FROM body")
             self._db.execute("DELETE FROM tail WHERE key < ?", (below,))
-            self._db.executemany("DELETE FROM garbage WHERE key = ?", [(key,) for key, _ in collected])
+            self._db.executemany("DELETE FROM garbage WHERE key = ?", gone)
+
+    def _insert(self, table: str, rows: Iterable[TailRow]) -> None:
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608 - one of our two names
+            [(row.key, row.encoder, row.vector) for row in rows],
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

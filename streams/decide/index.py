@@ -4,12 +4,13 @@ With `index = memory` the owner holds the body too and the store is only searche
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.decide.checkpoint import TailRow
 from streams.decide.judge import PICTURES, Entry, Found, row_key
 from streams.decide.rows import Rows, merge
 from streams.decide.store import MOST_HITS, Store
@@ -47,16 +48,11 @@ class VectorIndex:
         """How many rows are held in memory."""
         return sum(len(tail) for tail in self._tails.values())
 
-    def load_body(self, encoder: str) -> None:
-        """With `index = memory`: read the sealed rows, once, before the tail is added."""
+    def stored(self, encoder: str) -> Iterator[TailRow]:
+        """The sealed rows as the store has them, in no order."""
         high = row_key(self._shard, self.sealed)
-        if not (self._in_memory and self.sealed):
-            return
-        slices = list(self._store.scan(encoder, self._low, high))
-        if slices:
-            keys, vectors = (np.concatenate([part[i] for part in slices]) for i in (0, 1))
-            order = np.argsort(keys)
-            self._tail(encoder, vectors.shape[1]).append(keys[order], vectors[order])
+        for keys, vectors in self._store.scan(encoder, self._low, high):
+            yield from (TailRow(int(key), encoder, vector.tobytes()) for key, vector in zip(keys, vectors, strict=True))
 
     def _tail(self, encoder: str, dim: int) -> Rows:
         if encoder not in self._tails:

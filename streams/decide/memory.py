@@ -2,7 +2,7 @@
 here blocks and runs in the shard's thread; stage.py says when.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from streams import metrics
-from streams.decide.checkpoint import Checkpoint
+from streams.decide.checkpoint import Checkpoint, TailRow
 from streams.decide.index import VectorIndex
 from streams.decide.judge import Context, Entry, Hits, Missing, Outcome, Said, judge, may_need_hits, row_key
 from streams.decide.state import State
@@ -28,7 +28,7 @@ class Memory:
     def __init__(self, shard: int, path: Path, log_id: str, store: Store, *, in_memory: bool) -> None:
         self._shard = shard
         self._store = store
-        self.checkpoint = Checkpoint(path)
+        self.checkpoint = Checkpoint(path, keeps_body=in_memory)
         try:
             self.head = self.checkpoint.head
             if self.head.log_id not in ("", log_id):
@@ -39,10 +39,9 @@ class Memory:
             self.head.log_id = log_id
             self.state = State(self.checkpoint, shard)
             self.index = VectorIndex(store, shard, self.head.sealed, in_memory=in_memory)
-            for encoder in sorted(self.state.encoders()):
-                self.index.load_body(encoder)
-            for row in self.checkpoint.tail():
-                self.index.add(row.encoder, np.array([row.key]), np.frombuffer(row.vector, "<i2")[None])
+            if in_memory:
+                self._load_body()
+            self._load(self.checkpoint.tail())
         except BaseException:
             self.close()
             raise
@@ -50,6 +49,16 @@ class Memory:
         """Verdicts that stand in the ledger already, of positions not applied yet."""
         self.ledger_end = self.head.ledger
         """The first offset of the ledger not read."""
+
+    def _load_body(self) -> None:
+        if self.head.sealed and not self.head.has_body:  # sealed with `index = milvus`
+            rows = (row for encoder in sorted(self.state.encoders()) for row in self.index.stored(encoder))
+            self.checkpoint.adopt_body(rows)
+        self._load(self.checkpoint.body())
+
+    def _load(self, rows: Iterable[TailRow]) -> None:
+        for row in rows:
+            self.index.add(row.encoder, np.array([row.key]), np.frombuffer(row.vector, "<i2")[None])
 
     def close(self) -> None:
         """Let go of the file and the store."""

@@ -30,10 +30,12 @@ SLICE_ROWS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one seal moves: by encoder, the live rows under position `below`, and keys of dead rows."""
+    """What one seal moves: by encoder, the live rows under position `below`; the keys of dead ones, which go nowhere;
+    and keys of dead rows to collect."""
 
     below: int
     rows: Mapping[str, Sequence[Row]]
+    dead: Sequence[int]
     garbage: Sequence[tuple[int, str]]
 
 
@@ -113,11 +115,14 @@ class Sealer:
             below = position_of(tail[-1].key)
             tail = [row for row in tail if position_of(row.key) < below]
         rows: defaultdict[str, list[Row]] = defaultdict(list)
+        dead: list[int] = []
         for row in tail:
             if (who := self._state.at(position_of(row.key))) is not None:
                 rows[row.encoder].append(Row(row.key, *who, np.frombuffer(row.vector, "<i2")))
+            else:
+                dead.append(row.key)
         self._state.reach = max(self._state.reach, below)
-        return Load(below, rows, self._checkpoint.garbage(LOAD_ROWS))
+        return Load(below, rows, dead, self._checkpoint.garbage(LOAD_ROWS))
 
     def _write(self, load: Load, given_up: threading.Event) -> None:
         try:
@@ -135,7 +140,7 @@ class Sealer:
 
     def _finish(self, load: Load) -> None:
         """Say so in the checkpoint, at once; then the rows may leave the tail."""
-        self._checkpoint.seal(load.below, row_key(self._shard, load.below), load.garbage)
+        self._checkpoint.seal(load.below, row_key(self._shard, load.below), load.garbage, load.dead)
         self._index.seal(load.below)
         self._state.tail_rows = self._checkpoint.tail_size()
         self._state.garbage_rows = self._checkpoint.garbage_size()

@@ -406,6 +406,28 @@ async def test_with_the_index_in_memory_verdicts_go_on_while_the_store_is_down(t
     assert here.differences() == []
 
 
+async def test_with_the_index_in_memory_a_restart_reads_nothing_from_the_store(tmp_path: Path) -> None:
+    gone = [LogRecord(kind="delete", id=f"i{n}", source="c/0", src=900 + n) for n in (3, 25)]
+    designs = [design(f"d{n}", n + 2, n) for n in range(40)]
+    here = Installation(tmp_path, [CONFIG, *items(60), *gone, *items(30, first=100), *designs])
+    owners = ("memory", 30, 0), ("memory", 63, 0), ("milvus", 83, 0), ("memory", 93, 1), ("memory", 133, 0)
+    first = 0
+    for index, last, scans in owners:
+        here.calls.clear()
+        async with here.owner(first, index=index) as shard:
+            await feed(shard, here.entries[first:last], (9,))
+            await until_sealed(shard)
+            assert here.calls["scan"] == scans, (index, first)
+            held = Checkpoint(here.path)
+            waiting = {key for key, _ in held.garbage(10**6)}
+            assert {row.key for row in held.body()} - waiting == (
+                set(here.stored()) - waiting if index == "memory" else set()
+            )
+            held.close()
+        first = last
+    assert here.differences() == []
+
+
 async def test_a_checkpoint_ahead_of_the_log_is_refused(tmp_path: Path) -> None:
     here = Installation(tmp_path, [CONFIG, *items(10)])
     async with here.owner() as shard:
