@@ -1,22 +1,18 @@
 """`design-dedup embed`: the vectors of a list of pictures, through the code of the worker."""
 
-import asyncio
-import os
-import tempfile
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from streams.cli.console import EXIT_FAILED, line, progress, run, say, settings_or_usage
-from streams.errors import Fatal, Invalid, Retryable
+from streams.cli.pictures import EncoderWord, Named, Pictures, in_list
+from streams.cli.writing import whole_file
+from streams.errors import Invalid
 from streams.settings import Settings
 
-_BATCH: Final = 32
-_TRIES: Final = 5
-_PAUSE_S: Final = 1.0
 _NAMED: Final = 20
 
 
@@ -25,13 +21,6 @@ class DomainWord(StrEnum):
 
     CATALOG = "catalog"
     GENERATED = "generated"
-
-
-class EncoderWord(StrEnum):
-    """Who computes."""
-
-    LOCAL = "local"
-    TRITON = "triton"
 
 
 def embed(
@@ -55,93 +44,41 @@ def embed(
     design-dedup embed list.txt vectors.npy --domain catalog --encoder local
     """
     settings = settings_or_usage().model_copy(update={"encoder": encoder.value})
-    paths = _paths(source)
-    broken = run(_embed(settings, paths, target, domain.value))
+    pictures = in_list(str(source))
+    broken = run(_embed(settings, pictures, target, domain))
     if broken:
-        for number, reason in broken[:_NAMED]:
-            say(f"{source}, line {number}: {paths[number - 1]}: {reason}")
+        for number, error in broken[:_NAMED]:
+            reason = "" if error.reason == "no_file" else f"{error.reason}: "
+            say(f"{source}, line {number}: {pictures[number - 1].path}: {reason}{error}")
         if len(broken) > _NAMED:
             say(f"... and {len(broken) - _NAMED} more")
-        say(f"{len(broken)} of {len(paths)} pictures cannot be used; nothing was written")
+        say(f"{len(broken)} of {len(pictures)} pictures cannot be used; nothing was written")
         raise typer.Exit(EXIT_FAILED)
-    line(f"wrote {len(paths)} vectors to {target}")
+    line(f"wrote {len(pictures)} vectors to {target}")
 
 
-def _paths(source: Path) -> list[Path]:
-    try:
-        names = source.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{source}: {getattr(error, 'strerror', None) or error}") from error
-    if not names:
-        raise typer.BadParameter(f"{source} is empty")
-    beside = [source.parent / name for name in names]
-    return [path if not Path(name).exists() and path.exists() else Path(name)
-            for name, path in zip(names, beside, strict=True)]  # fmt: skip
-
-
-async def _embed(settings: Settings, paths: Sequence[Path], target: Path, domain: str) -> list[tuple[int, str]]:
+async def _embed(
+    settings: Settings, pictures: Sequence[Named], target: Path, domain: DomainWord
+) -> list[tuple[int, Invalid]]:
     """Write the vectors; returns (line, reason) of what cannot be used, and then nothing was written."""
     import numpy as np
 
-    from streams.embed.images import ImageChecker, ImageLimits
-    from streams.kafka.app import make_encoder
-
-    checker = ImageChecker(
-        ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.decode_timeout_s),
-        settings.decode_threads,
-    )
-    encoder = make_encoder(settings)
-    rows, broken = [], []
-    try:
-        await encoder.start()
-        with progress("embedding", len(paths)) as bar:
-            for start in range(0, len(paths), _BATCH):
-                batch = paths[start : start + _BATCH]
-                checked = await asyncio.gather(*(_check(checker, path) for path in batch))
-                broken += [(start + i + 1, why) for i, why in enumerate(checked) if isinstance(why, str)]
-                if not broken:
-                    pixels = np.stack([image.pixels for image in checked])
-                    rows.append(await _encode(encoder, pixels, [domain] * len(batch)))
-                bar(start + len(batch))
-    finally:
-        checker.close()
-        await encoder.close()
-    if not broken:
-        await asyncio.to_thread(_write, np.concatenate(rows), target)
-    return broken
-
-
-async def _check(checker: Any, path: Path) -> Any:
-    """The checked picture, or why there is none."""
-    try:
-        return await checker.check(await asyncio.to_thread(path.read_bytes))
-    except OSError as error:
-        return error.strerror or str(error)
-    except Invalid as error:
-        return f"{error.reason}: {error}"
-
-
-async def _encode(encoder: Any, pixels: Any, domains: Sequence[str]) -> Any:
-    for attempt in range(1, _TRIES + 1):
-        try:
-            return await encoder.encode(pixels, domains)
-        except Retryable:
-            if attempt == _TRIES:
-                raise
-            await asyncio.sleep(_PAUSE_S)
-    raise AssertionError("unreachable")
-
-
-def _write(vectors: Any, target: Path) -> None:
-    """All or nothing: a reader never sees half a file."""
-    import numpy as np
-
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".npy", delete=False) as file:
-            np.save(file, vectors)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(file.name, 0o666 & ~mask)
-        os.replace(file.name, target)
-    except OSError as error:
-        raise Fatal(f"cannot write {target}: {error.strerror}") from error
+    files = [picture.file for picture in pictures]
+    distinct = list(dict.fromkeys(files))
+    rows, broken, done = [], dict[str, Invalid](), 0
+    with progress("embedding", len(distinct)) as bar:
+        async with Pictures(settings) as eyes:
+            async for checked in eyes.checked(distinct):
+                answers = dict(zip(distinct[done : done + len(checked)], checked, strict=True))
+                broken |= {file: answer for file, answer in answers.items() if isinstance(answer, Invalid)}
+                if not broken:  # else nobody will have the vectors
+                    good = [answer for answer in checked if not isinstance(answer, Invalid)]
+                    rows.append(await eyes.encode(good, domain.value))
+                done += len(checked)
+                bar(done)
+    if broken:
+        return [(number, broken[file]) for number, file in enumerate(files, start=1) if file in broken]
+    row = {file: i for i, file in enumerate(distinct)}
+    with whole_file(target) as out:
+        np.save(out, np.concatenate(rows)[[row[file] for file in files]])
+    return []
