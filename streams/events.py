@@ -6,8 +6,12 @@ Vectors are *lattice vectors*: `rint(2048 * unit vector)` as int16. A dot produc
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
+from itertools import pairwise
+from operator import attrgetter
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -111,11 +115,30 @@ class Picture(Struct, frozen=True, array_like=True):
     vector: bytes
 
 
-class Policy(Struct, frozen=True, kw_only=True):
-    """What decides. Thresholds are similarities, 0 to 1; distances are whole numbers (bits; levels of 255)."""
+Threshold = Annotated[float, Meta(gt=0, le=1)]
 
-    similarity: Annotated[float, Meta(gt=0, le=1)]
-    categories: Mapping[str, Annotated[float, Meta(gt=0, le=1)]] = {}
+
+class Step(Struct, frozen=True, kw_only=True):
+    """The thresholds from `rows` live rows on (a power of two). They replace those before, all of them: a category that
+    is not named has `similarity`.
+
+    extrapolated: chosen for more rows than were measured; it says what the number is worth and decides nothing.
+    """
+
+    rows: Annotated[int, Meta(ge=1)]
+    similarity: Threshold
+    categories: Mapping[str, Threshold] = {}
+    extrapolated: bool = False
+
+
+class Policy(Struct, frozen=True, kw_only=True, dict=True):
+    """What decides. Thresholds are similarities, 0 to 1; distances are whole numbers (bits; levels of 255).
+
+    `similarity` and `categories` hold while fewer rows live than the first of `steps` names.
+    """
+
+    similarity: Threshold
+    categories: Mapping[str, Threshold] = {}
     use_digest: bool = True
     use_hash: bool = True
     hash_distance: Annotated[int, Meta(ge=0, le=256)] = 0
@@ -123,15 +146,27 @@ class Policy(Struct, frozen=True, kw_only=True):
     hash_quality: Annotated[int, Meta(ge=0, le=100)] = 100
     neighbours: Annotated[int, Meta(ge=1, le=20)] = 5
     advisory: bool = False
+    steps: tuple[Step, ...] = ()
 
-    @property
+    def __post_init__(self) -> None:
+        rows = [step.rows for step in self.steps]
+        if any(n & (n - 1) for n in rows) or any(a >= b for a, b in pairwise(rows)):
+            raise ValueError(f"the rows of steps must be powers of two and ascend, not {rows}")
+
+    @cached_property
     def version(self) -> str:
         """Content hash: the same rules have the same version on every machine."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        rules = msgspec.to_builtins(self, order="deterministic")
+        if not self.steps:
+            del rules["steps"]  # so such a policy keeps the version it had before there were steps
+        return hashlib.sha256(msgspec.json.encode(rules)).hexdigest()[:12]
 
-    def threshold(self, category: str) -> float:
-        """The similarity from which a design of this category is a duplicate."""
-        return self.categories.get(category, self.similarity)
+    def threshold(self, category: str, rows: int = 0) -> float:
+        """The similarity from which a design of this category is a duplicate where `rows` pictures exist: those of the
+        last step with no more rows, else the policy's own."""
+        place = bisect_right(self.steps, rows, key=attrgetter("rows"))
+        rule: Policy | Step = self.steps[place - 1] if place else self
+        return rule.categories.get(category, rule.similarity)
 
 
 class LogRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -6,7 +6,8 @@ then shrinks a failing log to the few steps that matter.
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -15,6 +16,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from streams import events
 from streams.events import UNIT, LogRecord, Picture, Policy, lattice
 
 LOG_ID: Final = "a-log"
@@ -27,8 +29,26 @@ _ON_EDGE: Final = _EDGE[0] * _NEAR_EDGE
 
 _CATEGORIES: Final = {"edge": _ON_EDGE / UNIT, "half": (_ON_EDGE - 0.5) / UNIT, "strict": 1.0, "loose": 0.4, "é": 0.95}
 _CATEGORY_NAMES: Final = ("", "", "edge", "half", "strict", "loose", "é", "unknown")
+
+
+def _climbing(*similarities: float) -> tuple[events.Step, ...]:
+    """Steps at rows that logs pass up and down; every second one has other thresholds for the categories too."""
+    others = {"loose": 0.6, "strict": 0.99, "half": _CATEGORIES["half"], "edge": _CATEGORIES["half"]}
+    return tuple(
+        events.Step(rows=rows, similarity=similarity, categories=_CATEGORIES if i % 2 else others)
+        for i, (rows, similarity) in enumerate(zip((2, 4, 8, 32, 64, 128), similarities, strict=True))
+    )
+
+
 _POLICIES: Final = (
-    Policy(similarity=0.9, categories=_CATEGORIES, hash_distance=8, hash_colour=12, hash_quality=50),
+    Policy(
+        similarity=0.9,
+        categories=_CATEGORIES,
+        hash_distance=8,
+        hash_colour=12,
+        hash_quality=50,
+        steps=_climbing(0.95, 0.86, 0.94, 0.86, 0.92, 0.86),
+    ),
     Policy(
         similarity=0.92,
         categories=_CATEGORIES,
@@ -37,8 +57,15 @@ _POLICIES: Final = (
         hash_colour=12,
         hash_quality=50,
         neighbours=3,
+        steps=_climbing(0.91, 0.98, 0.92, 0.88, 0.995, 0.86),
     ),
-    Policy(similarity=0.9, categories={"half": (_ON_EDGE - 0.5) / UNIT}, use_hash=False, neighbours=20),
+    Policy(
+        similarity=0.9,
+        categories={"half": (_ON_EDGE - 0.5) / UNIT},
+        use_hash=False,
+        neighbours=20,
+        steps=_climbing(0.9, 0.8, 0.95, 0.9, 0.85, 0.8),
+    ),
     Policy(similarity=0.96, hash_distance=2, hash_colour=255, hash_quality=0, neighbours=1, advisory=True),
     Policy(similarity=0.9, use_digest=False, use_hash=False, neighbours=2),
 )
@@ -275,12 +302,29 @@ def random_log(seed: int, n: int, dim: int = 8) -> list[LogRecord]:
     return build(steps, dim)
 
 
-def _steps() -> st.SearchStrategy[Step]:
+def _steps(actions: Sequence[Action]) -> st.SearchStrategy[Step]:
     look = st.tuples(st.integers(0, 4), st.integers(0, VARIANTS - 1))
     looks = st.lists(look, min_size=1, max_size=3).map(tuple)
-    return st.builds(Step, st.sampled_from(get_args(Action)), st.integers(0, 3), looks, st.integers(0, 239))
+    return st.builds(Step, st.sampled_from(actions), st.integers(0, 3), looks, st.integers(0, 239))
 
 
-def logs(dim: int = 4, max_size: int = 40) -> st.SearchStrategy[list[LogRecord]]:
-    """Any log of at most `max_size` steps over four ids."""
-    return st.lists(_steps(), max_size=max_size).map(lambda steps: build(steps, dim))
+def logs(
+    dim: int = 4, max_size: int = 40, min_size: int = 0, actions: Sequence[Action] = get_args(Action)
+) -> st.SearchStrategy[list[LogRecord]]:
+    """Any log of `min_size` to `max_size` steps over four ids."""
+    return st.lists(_steps(actions), min_size=min_size, max_size=max_size).map(lambda steps: build(steps, dim))
+
+
+def climbs(records: Sequence[LogRecord], rows: Mapping[int, int]) -> Counter[str]:
+    """How often a verdict stood on a higher ("rose") or lower ("fell") step of a policy than the one before it. rows:
+    how many pictures existed before each verdict, by position."""
+    told, steps, before = Counter[str](), tuple[events.Step, ...](), None
+    for position, record in enumerate(records):
+        if record.policy is not None:
+            steps, before = record.policy.steps, None
+        if position in rows:
+            height = sum(step.rows <= rows[position] for step in steps)
+            told["rose"] += before is not None and height > before
+            told["fell"] += before is not None and height < before
+            before = height
+    return told

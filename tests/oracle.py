@@ -25,11 +25,13 @@ Record = dict[str, Any]
 @dataclass
 class Folded:
     """verdicts: by position. live: where the pictures stand of what exists at the end. owed: how often a verdict is
-    published again, at least, by its position. counts: what happened in the log."""
+    published again, at least, by its position. rows: how many pictures existed just before each verdict. counts: what
+    happened in the log."""
 
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
     live: dict[Key, int] = field(default_factory=dict)
     owed: Counter[int] = field(default_factory=Counter)
+    rows: dict[int, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -119,11 +121,15 @@ def _key(record: Record) -> Key:
 
 
 def _policy(given: Record) -> Record:
-    """The complete policy, in the order of its fields, with its version: the hash of its JSON."""
-    policy = {"similarity": 0.0, "categories": {}, "use_digest": True, "use_hash": True, "hash_distance": 0}
+    """The complete policy, in the order of its fields, with its version: the hash of its JSON, steps only if any."""
+    policy: Record = {"similarity": 0.0, "categories": {}, "use_digest": True, "use_hash": True, "hash_distance": 0}
     policy |= {"hash_colour": 0, "hash_quality": 100, "neighbours": 5, "advisory": False}
     policy |= given
-    policy["categories"] = dict(sorted(policy["categories"].items()))  # type: ignore[attr-defined]
+    steps = policy.pop("steps", ())
+    if steps:
+        policy["steps"] = [{"rows": 0, "similarity": 0.0, "categories": {}, "extrapolated": False} | s for s in steps]
+    for rule in (policy, *policy.get("steps", ())):
+        rule["categories"] = dict(sorted(rule["categories"].items()))
     return policy | {"version": hashlib.sha256(msgspec.json.encode(policy)).hexdigest()[:12]}
 
 
@@ -170,6 +176,7 @@ def fold(records: Iterable[tuple[int, bytes]], shard: int = 0) -> Folded:
         else:
             name = hashlib.sha256(f"{log_id}/{shard}/{position}".encode()).hexdigest()[:32]
             verdict = {"verdict_id": name, "position": position, "shard": shard} | _judge(shelf, i, policy, counts)
+            folded.rows[position] = int(shelf.exists.sum())
             counts["revised"] += thing.verdict is not None
             folded.verdicts[position] = thing.verdict = verdict
             shelf.place(thing, i if verdict["verdict"] == "accept" else None)
@@ -180,8 +187,12 @@ def fold(records: Iterable[tuple[int, bytes]], shard: int = 0) -> Folded:
 
 def _judge(shelf: _Shelf, index: int, policy: Record, counts: Counter[str]) -> dict[str, Any]:
     record = shelf.log[index]
-    category = record.get("category", "")
-    threshold = policy["categories"].get(category, policy["similarity"])
+    category, rows = record.get("category", ""), shelf.exists.sum()
+    rule = policy
+    for step in policy.get("steps", ()):
+        if step["rows"] <= rows:
+            rule = step
+    threshold = rule["categories"].get(category, rule["similarity"])
     least, k = math.ceil(threshold * UNIT), policy["neighbours"]
     ranked = shelf.near(index, policy, least)
     counts["tied"] += len(ranked) > k and ranked[k - 1][0] == ranked[k][0]

@@ -13,7 +13,7 @@ import pytest
 
 from streams.events import LogRecord, Policy, Verdict, encode_record
 from tests import oracle
-from tests.logs import random_log
+from tests.logs import climbs, random_log
 from tests.oracle import UNIT, Folded, account, compare, fold
 
 POLICY = {
@@ -177,6 +177,27 @@ def test_a_policy_holds_from_its_record_on() -> None:
     assert folded.verdicts[4]["policy_version"] == Policy(similarity=0.95, advisory=True).version
 
 
+@pytest.mark.parametrize(("before", "threshold"), [(3, 0.5), (4, 0.8), (15, 0.8), (16, 0.25), (20, 0.25)])
+def test_the_last_step_that_was_reached_chooses_the_threshold(before: int, threshold: float) -> None:
+    steps = [{"rows": 4, "similarity": 0.8}, {"rows": 16, "similarity": 0.7, "categories": {"b": 0.25}}]
+    others = [item(f"i{n}", pic(f"i{n}", NORTH)) for n in range(before - 1)]
+    pair = item("two", pic("one", NORTH), pic("two", NORTH))
+    gone = [pair, {"kind": "delete", "id": "two"}, item("last", pic("last", NORTH))]
+    folded = fold(log(*others, *gone, design("d", pic("a"), category="b"), policy={"steps": steps}))
+    (verdict,) = folded.verdicts.values()
+    assert verdict["threshold"] == threshold
+    assert list(folded.rows.values()) == [before]
+
+
+def test_the_version_of_a_policy_with_steps_is_the_one_of_the_service() -> None:
+    steps = [{"rows": 4, "similarity": 0.8}, {"rows": 8, "similarity": 0.7, "categories": {"b": 0.25, "a": 0.5}}]
+    policy: dict[str, Any] = {"similarity": 0.95, "categories": {"z": 0.5, "y": 1.0}}
+    folded = fold(log(design("d", pic("a")), policy=policy | {"steps": steps}))
+    given = msgspec.convert(POLICY | policy | {"steps": steps}, Policy)
+    assert folded.verdicts[1]["policy_version"] == given.version
+    assert given.version != msgspec.convert(POLICY | policy, Policy).version
+
+
 @pytest.fixture
 def folded() -> Folded:
     return fold(log(design("d", pic("a")), design("d", pic("a")), design("e", pic("b"))))
@@ -239,15 +260,17 @@ def test_the_random_logs_are_full_of_what_is_rare() -> None:
     told = Counter[str]()
     for seed in range(6):
         records = random_log(seed, 300)
-        counts = fold((i, encode_record(record)) for i, record in enumerate(records)).counts + _history(records)
+        folded = fold((i, encode_record(record)) for i, record in enumerate(records))
+        counts = folded.counts + _history(records) + climbs(records, folded.rows)
         assert counts["duplicate"] >= 0.3 * (counts["duplicate"] + counts["accept"])
         for usual in ("duplicate", "accept", "revised", "superseded", "repeated", "stale", "ended", "late", "kept"):
             assert counts[usual] >= 5, (seed, usual)
         told += counts
     for rare in ("vector", "hash", "digest"):
         assert told[f"duplicate by {rare}"] >= 50, rare
-    for rare in ("after a withdrawal", "earlier digests", "another order", "moved", "config", "ready", "tied"):
+    for rare in ("after a withdrawal", "earlier digests", "another order", "moved", "config", "ready", "tied", "rose"):
         assert told[rare] >= 10, rare
+    assert told["fell"] >= 5  # test_fold_properties.py has logs that do so in every third example
     assert all(told[f"{n} pictures"] >= 50 for n in (1, 2, 3, 5, 8))
     assert len([name for name in told if "/" in name]) == 5
 

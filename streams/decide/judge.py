@@ -108,6 +108,10 @@ class World(Protocol):
     def holders(self, digest: bytes) -> Iterable[int]:
         """The positions of what exists and has a picture of these bytes."""
 
+    @property
+    def live_rows(self) -> int:
+        """How many pictures what exists has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -151,6 +155,7 @@ class _Overlay:
     def __init__(self, world: World) -> None:
         self._world = world
         self.outcome = Outcome()
+        self.live_rows = world.live_rows
         self._at: dict[int, Key | None] = {}
         self._holders: dict[bytes, list[int]] = {}
 
@@ -168,8 +173,10 @@ class _Overlay:
         before = self.thing(key)
         if before is not None and before.row not in (NOWHERE, thing.row):
             self._at[before.row] = None
+            self.live_rows -= len(before.digests)
         if thing.row != NOWHERE and self.at(thing.row) is None:
             self._at[thing.row] = key
+            self.live_rows += len(thing.digests)
             for digest in thing.digests:
                 self._holders.setdefault(digest, []).append(thing.row)
         self.outcome.things[key] = thing
@@ -232,7 +239,7 @@ def judge(
                 verdict = decode_verdict(value) if value else _judge_one(now, entry, hits[i], context)
                 if verdict is None:
                     missing.append(i)
-                    verdict = _placeholder(entry, context)
+                    verdict = _verdict(entry, context, _threshold(now, entry, context), 0, ())  # holds the place
                 _say(now, key, entry, verdict, value)
     if missing:
         return Missing(tuple(missing))
@@ -289,7 +296,7 @@ def _say(now: _Overlay, key: Key, entry: Entry, verdict: Verdict, value: bytes |
 def _judge_one(now: _Overlay, entry: Entry, hits: Hits, context: Context) -> Verdict | None:
     """The verdict of one design, or None while rows that nobody looked at could be among its neighbours (rule 7)."""
     record, policy = entry.record, context.policy
-    threshold = policy.threshold(record.category)
+    threshold = _threshold(now, entry, context)
     least = math.ceil(threshold * UNIT)
     vectors: dict[int, tuple[int, Signal]] = {}
     rules: dict[int, tuple[int, Signal]] = {}
@@ -319,7 +326,12 @@ def _judge_one(now: _Overlay, entry: Entry, hits: Hits, context: Context) -> Ver
     for position, (score, signal) in ranked:
         kind, name = _living(now, position)
         neighbours.append(Neighbour(name, kind, score / UNIT, signal))
-    return _verdict(entry, context, similarity, tuple(neighbours))
+    return _verdict(entry, context, threshold, similarity, tuple(neighbours))
+
+
+def _threshold(now: _Overlay, entry: Entry, context: Context) -> float:
+    """Of the design's category, for as many pictures as exist just before it (rule 8)."""
+    return context.policy.threshold(entry.record.category, now.live_rows)
 
 
 def _made_from(now: _Overlay, key: Key, design_id: str) -> bool:
@@ -333,13 +345,10 @@ def _living(now: _Overlay, position: int) -> Key:
     return key
 
 
-def _placeholder(entry: Entry, context: Context) -> Verdict:
-    return _verdict(entry, context, 0, ())
-
-
-def _verdict(entry: Entry, context: Context, similarity: int, neighbours: tuple[Neighbour, ...]) -> Verdict:
+def _verdict(
+    entry: Entry, context: Context, threshold: float, similarity: int, neighbours: tuple[Neighbour, ...]
+) -> Verdict:
     record, policy = entry.record, context.policy
-    threshold = policy.threshold(record.category)
     return Verdict(
         verdict_id=verdict_id(context.log_id, context.shard, entry.position),
         design_id=record.id,

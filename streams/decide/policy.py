@@ -1,13 +1,14 @@
 """The policy file: thresholds with the record of how they were chosen (TOML)."""
 
 import tomllib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from streams.errors import Fatal
-from streams.events import Policy
+from streams.events import Policy, Step
 
 SHIPPED: Final = Path(__file__).with_name("policy.toml")
 
@@ -18,6 +19,10 @@ class _Hash(msgspec.Struct, forbid_unknown_fields=True):
     quality: int
 
 
+class _Step(Step, frozen=True, forbid_unknown_fields=True):
+    """A step as it stands in a file, where a misspelt name is an error."""
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     similarity: float
     hash: _Hash | None = None
@@ -26,6 +31,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     use_hash: bool = True
     neighbours: int = 5
     advisory: bool = False
+    steps: tuple[_Step, ...] = ()
     record: dict[str, Any] = {}
 
 
@@ -33,22 +39,38 @@ def load_policy(path: Path | None) -> Policy:
     """The policy in a TOML file; none: the shipped one. Fatal when it is not one."""
     path = path or SHIPPED
     try:
-        file = msgspec.convert(tomllib.loads(path.read_text()), _File)
-        rule = file.hash or _Hash(0, 0, 100)
-        # convert() again: it is the constructor that does not check the limits of each field.
-        return msgspec.convert(
-            {
-                "similarity": file.similarity,
-                "categories": file.categories,
-                "use_digest": file.use_digest,
-                "use_hash": file.use_hash and file.hash is not None,
-                "hash_distance": rule.distance,
-                "hash_colour": rule.colour,
-                "hash_quality": rule.quality,
-                "neighbours": file.neighbours,
-                "advisory": file.advisory,
-            },
-            Policy,
-        )
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return parse_policy(path.read_text("utf-8"))
+    except (OSError, ValueError, msgspec.ValidationError) as error:
         raise Fatal(f"policy file {path}: {error}") from error
+
+
+def parse_policy(text: str) -> Policy:
+    """The policy in the text of such a file. ValueError or msgspec.ValidationError when it is none."""
+    file = msgspec.convert(tomllib.loads(text), _File)
+    rule = file.hash or _Hash(0, 0, 100)
+    _check_categories(file.categories, file.steps)
+    # convert() again: it is the constructor that does not check the limits of each field.
+    return msgspec.convert(
+        {
+            "similarity": file.similarity,
+            "categories": file.categories,
+            "use_digest": file.use_digest,
+            "use_hash": file.use_hash and file.hash is not None,
+            "hash_distance": rule.distance,
+            "hash_colour": rule.colour,
+            "hash_quality": rule.quality,
+            "neighbours": file.neighbours,
+            "advisory": file.advisory,
+            "steps": [msgspec.structs.asdict(step) for step in file.steps],
+        },
+        Policy,
+    )
+
+
+def _check_categories(first: Collection[str], steps: Sequence[Step]) -> None:
+    """ValueError where a step forgets a category that had a threshold of its own: it would lose it there unseen."""
+    named = set(first)
+    for step in steps:
+        if forgotten := sorted(named - set(step.categories)):
+            raise ValueError(f"the step from {step.rows} rows on has no threshold for {', '.join(forgotten)}")
+        named |= set(step.categories)

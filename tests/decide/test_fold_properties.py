@@ -4,7 +4,7 @@ import copy
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import cycle
 from pathlib import Path
@@ -20,9 +20,9 @@ from streams.decide import judge
 from streams.decide.hashes import HashTable
 from streams.decide.judge import NOWHERE, Context, Entry, Hits, Key, Outcome, Thing, row_key
 from streams.decide.rows import Rows
-from streams.events import LogRecord, Policy, encode_record
+from streams.events import LogRecord, Policy, Step, encode_record
 from tests import oracle
-from tests.logs import logs, random_log
+from tests.logs import Action, climbs, logs, random_log
 
 FIRST_LIMIT = 6
 """So small that a first search often does not settle the neighbours."""
@@ -55,6 +55,10 @@ class Folding:
 
     def holders(self, digest: bytes) -> Iterable[int]:
         return self._digests.get(digest, ())
+
+    @property
+    def live_rows(self) -> int:
+        return sum(len(self._things[key].digests) for key in self._at.values())
 
     def live(self) -> dict[Key, int]:
         return {key: position for position, key in self._at.items()}
@@ -154,6 +158,58 @@ def test_any_log_cut_into_any_batches_gives_the_verdicts_of_the_oracle(log: list
     assert differences(oracle_of(log), log, Folding(), sizes) == []
 
 
+_SIMILARITIES = st.sampled_from((0.4, 0.86, 0.9, 0.94, 0.98, 1.0))
+_COMING_AND_GOING: tuple[Action, ...] = (
+    "publish", "publish", "publish", "upsert", "upsert", "withdraw", "withdraw", "delete", "delete", "made", "earlier",
+    "policy", "encoder",
+)  # fmt: skip
+
+
+def _step(rows: int) -> st.SearchStrategy[Step]:
+    categories = st.dictionaries(st.sampled_from(("", "edge", "loose")), _SIMILARITIES)
+    return st.builds(Step, rows=st.just(rows), similarity=_SIMILARITIES, categories=categories)
+
+
+@st.composite
+def stepped_logs(draw: st.DrawFn) -> list[LogRecord]:
+    """A log that comes and goes, whose policies have steps at a few rows, so that it passes them up and down."""
+    log, ladders = draw(logs(min_size=16, actions=_COMING_AND_GOING)), list[tuple[Step, ...]]()
+    for _ in range(2):
+        rows = draw(st.lists(st.sampled_from((1, 2, 4, 8, 16)), min_size=3, unique=True))
+        ladders.append(tuple(draw(_step(n)) for n in sorted(rows)))
+    ladder = cycle(ladders)
+    replace = msgspec.structs.replace
+    return [r if r.policy is None else replace(r, policy=replace(r.policy, steps=next(ladder))) for r in log]
+
+
+def test_thresholds_that_change_with_the_rows_are_those_of_the_oracle() -> None:
+    """As above, with policies whose steps the log passes in both directions, also in the middle of a batch."""
+    told = Counter[str]()
+
+    @given(log=stepped_logs(), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=5))
+    @settings(max_examples=150, deadline=None)
+    def check(log: list[LogRecord], sizes: list[int]) -> None:
+        folded = oracle_of(log)
+        assert differences(folded, log, Folding(), sizes) == []
+        turns = climbs(log, folded.rows)
+        told.update(all=1, rose=turns["rose"] > 0, fell=turns["fell"] > 0, mattered=_words(folded) != _words(flat(log)))
+
+    check()
+    assert told["rose"] > told["all"] / 4, told
+    assert told["fell"] > told["all"] / 8, told
+    assert told["mattered"] > told["all"] / 4, told
+
+
+def flat(log: Sequence[LogRecord]) -> oracle.Folded:
+    """The fold of the same log with the steps of its policies left out."""
+    replace = msgspec.structs.replace
+    return oracle_of([r if r.policy is None else replace(r, policy=replace(r.policy, steps=())) for r in log])
+
+
+def _words(folded: oracle.Folded) -> list[str]:
+    return [verdict["verdict"] for verdict in folded.verdicts.values()]
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("sizes", [(1,), (10_000,), (7, 1, 40, 200, 2)], ids=["singly", "whole", "mixed"])
 def test_a_long_log_cut_into_batches_gives_the_verdicts_of_the_oracle(seed: int, sizes: tuple[int, ...]) -> None:
@@ -236,7 +292,16 @@ MUTATIONS = {
         "similarity >= math.ceil(threshold * UNIT)",
         "similarity >= int(threshold * UNIT)",
     ),
-    "the category does not matter": ("threshold = policy.threshold(record.category)", "threshold = policy.similarity"),
+    "the category does not matter": ("threshold(entry.record.category, now", 'threshold("", now'),
+    "the rows do not matter": ("(entry.record.category, now.live_rows)", "(entry.record.category)"),
+    "the rows before the batch choose": ("record.category, now.live_rows)", "record.category, now._world.live_rows)"),
+    "the design itself is among the rows": (
+        "record.category, now.live_rows)",
+        "record.category, now.live_rows + len(entry.record.pictures))",
+    ),
+    "births in a batch are not counted": ("self.live_rows += len(thing.digests)", "pass"),
+    "deaths in a batch are not counted": ("self.live_rows -= len(before.digests)", "pass"),
+    "things are counted, not pictures": ("self.live_rows += len(thing.digests)", "self.live_rows += 1"),
     "a hash is worth its distance alone": (
         "max(least, UNIT - distance * (UNIT // 256))",
         "UNIT - distance * (UNIT // 256)",
@@ -278,6 +343,30 @@ def test_a_broken_rule_is_caught(mutation: str) -> None:
     finally:
         del sys.modules[rules.__name__]
     assert caught
+
+
+def _first_step(policy: Policy, rows: int) -> Policy | Step:
+    return next((step for step in policy.steps if step.rows <= rows), policy)
+
+
+def _step_after(policy: Policy, rows: int) -> Policy | Step:
+    return max((step for step in policy.steps if step.rows < rows), key=lambda step: step.rows, default=policy)
+
+
+def _next_step(policy: Policy, rows: int) -> Policy | Step:
+    return next((step for step in policy.steps if step.rows > rows), policy)
+
+
+@pytest.mark.parametrize("choice", [_first_step, _step_after, _next_step])
+def test_a_wrong_choice_of_the_step_is_caught(
+    choice: Callable[[Policy, int], Policy | Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threshold(policy: Policy, category: str, rows: int = 0) -> float:
+        rule = choice(policy, rows)
+        return rule.categories.get(category, rule.similarity)
+
+    monkeypatch.setattr(Policy, "threshold", threshold)
+    assert any(differences(_folded(seed), _log(seed), Folding(), _SIZES) for seed in range(_LOGS))
 
 
 def test_the_unbroken_rules_pass_where_broken_ones_are_caught() -> None:

@@ -28,7 +28,7 @@ from streams.decide.judge import (
     verdict_position,
 )
 from streams.errors import Fatal
-from streams.events import UNIT, LogRecord, Picture, Policy, Verdict, decode_verdict, encode_event, verdict_id
+from streams.events import UNIT, LogRecord, Picture, Policy, Step, Verdict, decode_verdict, encode_event, verdict_id
 
 EAST, NORTH, NEAR_EAST, WEST = (2048, 0, 0), (0, 2048, 0), (2000, 441, 0), (-2048, 0, 0)
 POLICY = Policy(similarity=0.9, hash_distance=8, hash_colour=10, hash_quality=50, neighbours=2)
@@ -61,6 +61,10 @@ class World:
 
     def holders(self, digest: bytes) -> Iterable[int]:
         return [thing.row for thing in self.things.values() if thing.row != NOWHERE and digest in thing.digests]
+
+    @property
+    def live_rows(self) -> int:
+        return sum(len(thing.digests) for thing in self.things.values() if thing.row != NOWHERE)
 
     def entry(self, kind: Any, name: str, *pictures: Picture, **more: Any) -> Entry:
         """The next record of the log."""
@@ -188,6 +192,67 @@ def test_a_category_has_its_own_threshold() -> None:
     accepted = world.say("d", pic("b", NEAR_EAST), category="strict")
     assert (accepted.verdict, accepted.threshold) == ("accept", 0.99)
     assert world.say("e", pic("c", NEAR_EAST), category="other").verdict == "duplicate"
+
+
+STEPS = (Step(rows=2, similarity=0.99), Step(rows=4, similarity=0.95, categories={"strict": 1.0}))
+STEPPED = msgspec.structs.replace(POLICY, categories={"strict": 0.97}, steps=STEPS)
+
+
+@pytest.mark.parametrize(("rows", "threshold"), [(0, 0.9), (1, 0.9), (2, 0.99), (3, 0.99), (4, 0.95), (9, 0.95)])
+def test_the_last_step_that_is_reached_has_the_threshold(rows: int, threshold: float) -> None:
+    world = World(STEPPED)
+    for n in range(rows):
+        world.list_item(f"i{n}", pic(f"i{n}", NORTH))
+    assert world.say("d", pic("d")).threshold == threshold
+
+
+@pytest.mark.parametrize(("rows", "threshold"), [(1, 0.97), (2, 0.99), (4, 1.0)])
+def test_a_step_replaces_the_thresholds_of_categories_too(rows: int, threshold: float) -> None:
+    world = World(STEPPED)
+    for n in range(rows):
+        world.list_item(f"i{n}", pic(f"i{n}", NORTH))
+    assert world.say("d", pic("d"), category="strict").threshold == threshold
+
+
+def test_pictures_are_counted_not_things_and_what_is_gone_no_more() -> None:
+    world = World(STEPPED)
+    world.list_item("i", *(pic(f"i{n}", NORTH) for n in range(4)))
+    assert world.say("d", pic("d")).threshold == 0.95
+    world.list_item("i", pic("j", NORTH), version=1)
+    assert world.say("e", pic("e", (0, 0, 2048))).threshold == 0.99  # the item's picture and the design's
+    world.fold(world.entry("withdraw", "d"), world.entry("withdraw", "e"))
+    assert world.say("f", pic("f", WEST)).threshold == 0.9
+
+
+def test_a_hash_is_worth_the_threshold_of_its_step() -> None:
+    world = World(msgspec.structs.replace(POLICY, steps=(Step(rows=1, similarity=0.999),)))
+    world.list_item("i", pic("a", EAST, bits=0))
+    verdict = world.say("d", pic("b", WEST, bits=3))
+    assert (verdict.verdict, verdict.similarity) == ("duplicate", math.ceil(0.999 * UNIT) / UNIT)
+
+
+def test_a_step_is_reached_within_a_batch_and_left_again() -> None:
+    """One batch, and the same records one by one: births and deaths of earlier records count, the design's own not."""
+    records = [
+        ("design", "a", (pic("a", EAST),)),
+        ("design", "b", (pic("b1", NORTH), pic("b2", NORTH))),
+        ("design", "c", (pic("c", WEST),)),
+        ("upsert", "i", (pic("i", (0, 0, 2048)),)),
+        ("design", "c", (pic("c2", WEST),)),
+        ("withdraw", "b", ()),
+        ("design", "d", (pic("d", (0, -2048, 0)),)),
+        ("delete", "i", ()),
+        ("withdraw", "a", ()),
+        ("design", "e", (pic("e", (0, 0, -2048)),)),
+        ("design", "f", (pic("f", EAST),)),
+    ]
+    whole, singly = World(STEPPED), World(STEPPED)
+    published = whole.fold(*(whole.entry(kind, name, *pictures) for kind, name, pictures in records))
+    one_by_one = [singly.fold(singly.entry(kind, name, *pictures)) for kind, name, pictures in records]
+    assert published == [value for values in one_by_one for value in values]
+    before = [0, 1, 3, 5, 3, 2, 3]
+    assert [decode_verdict(value).threshold for value in published] == [STEPPED.threshold("", n) for n in before]
+    assert whole.live_rows == singly.live_rows == 4
 
 
 def test_an_advisory_policy_says_so() -> None:

@@ -3,9 +3,12 @@
 import json
 import tomllib
 
+import msgspec
+
 from encoders.preprocess import encoder_version
 from streams.decide.policy import SHIPPED, load_policy
 from streams.embed.encoder import model_path
+from streams.events import Step
 from streams.local import REPOSITORY
 
 
@@ -18,3 +21,4 @@ def test_the_shipped_policy_is_the_measured_one() -> None:
     assert (REPOSITORY / f"encoders/records/{version}.json").is_file()
     for name in ("similarity", "hash_distance", "hash_colour", "hash_quality"):
         assert getattr(policy, name) == measured[name], name
+    assert policy.steps == msgspec.convert(measured.get("steps", []), tuple[Step, ...])

@@ -67,6 +67,7 @@ def assert_sound(state: State) -> None:
     assert all(state.at(row) == key for row, key in live.items())
     assert sum(state.counts.values()) == len(live)
     assert state.live_rows == sum(state.rows_below(10**9, encoder) for encoder in state.encoders())
+    assert state.live_rows == sum(len(state._things[key].digests) for key in live.values())
     held = {row for digest in state._holders for row in state.holders(digest)}
     assert held == {row for row, key in live.items() if state._things[key].digests}
 

@@ -1,25 +1,35 @@
 """The default thresholds: the arithmetic of choosing them, and that the record is of the shipped model."""
 
 import json
+import tomllib
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from encoders.calibrate_default import (
-    Described,
+    FALSE_RATE,
     Pairs,
     choose_hash_rule,
+    crosswise,
     describe,
-    distances,
     near_pairs,
+    policy,
+    products_half,
     rate,
-    similarity,
 )
-from encoders.export import RECORDS, session
+from encoders.calibration import Negatives, calibrate
+from encoders.described import Described, HashRule
+from encoders.embedding import session
+from encoders.export import RECORDS
+from encoders.negatives import Neighbours
 from encoders.preprocess import canary_pixels, encoder_version
+from streams.decide.policy import load_policy
 from streams.embed.images import ImageLimits, check_image
+from streams.local import REPOSITORY
 from tests.encoders.test_export import MODEL
 
 
@@ -33,13 +43,6 @@ def described(bits: list[list[int]], colour: list[int], quality: int = 100) -> D
     )
 
 
-def test_distances_and_similarities_are_exact() -> None:
-    a = described([[1] * 256, [-1] * 256], [0, 0])
-    b = described([[1] * 250 + [-1] * 6], [0])
-    assert distances(a, b).tolist() == [[6], [250]]
-    assert similarity(a, b).tolist() == [[1.0], [1.0]]
-
-
 def test_near_pairs_are_allowed_ones_only() -> None:
     pictures = described([[1] * 256, [1] * 246 + [-1] * 10, [-1] * 256], [5, 9, 0])
     pairs = near_pairs(pictures, pictures, ~np.eye(3, dtype=bool))
@@ -48,16 +51,21 @@ def test_near_pairs_are_allowed_ones_only() -> None:
     assert pairs.colour.tolist() == [4, 4]
 
 
-def test_pictures_are_described_as_in_the_service() -> None:
-    image = Image.fromarray(canary_pixels()).resize((150, 220))
-    file = BytesIO()
-    image.save(file, "PNG")
-    checked = check_image(file.getvalue(), ImageLimits())
-    ours = describe([image], session(MODEL))
-    assert np.packbits(ours.bits[0] > 0).tobytes() == checked.hash
-    assert ours.quality[0] == checked.quality
-    assert ours.colour[0].astype(np.uint8).tobytes() == checked.colour
-    assert np.abs(ours.vectors[0]).max() > 100
+@pytest.mark.parametrize("size", [(150, 220), (60, 80), (448, 300), (288, 288), (900, 700), (40, 1000)], ids=str)
+def test_pictures_are_described_as_in_the_service(size: tuple[int, int]) -> None:
+    """To the last bit: JPEG and PNG, small and large, up to the size from which the service scales them down first."""
+    noise = np.random.default_rng(size).integers(0, 60, (*canary_pixels().shape,), np.uint8)
+    image = Image.fromarray(canary_pixels() // 2 + noise).resize(size)
+    for kind in ("PNG", "JPEG"):
+        file = BytesIO()
+        image.save(file, kind)
+        checked = check_image(file.getvalue(), ImageLimits())
+        with Image.open(file) as opened:
+            ours = describe([opened.convert("RGB")], session(MODEL))
+        assert np.packbits(ours.bits[0] > 0).tobytes() == checked.hash
+        assert ours.quality[0] == checked.quality
+        assert ours.colour[0].astype(np.uint8).tobytes() == checked.colour
+        assert np.abs(ours.vectors[0]).max() > 100
 
 
 def pairs(*rows: tuple[int, int, int, int]) -> Pairs:
@@ -85,6 +93,36 @@ def test_the_interval_holds_the_rate() -> None:
     assert interval["low"] < interval["rate"] < interval["high"]
     assert rate(0, 100)["low"] == 0
     assert rate(0, 100)["high"] == pytest.approx(0.037, abs=0.001)
+
+
+def test_other_products_are_counted_at_what_the_other_half_chose() -> None:
+    """One half has low scores and the other one high ones, so that each is judged by the other's threshold."""
+    names = [f"p{n}" for n in range(4000)]
+    half = products_half(names)
+    rng = np.random.default_rng(0)
+    scores = np.where(half, rng.uniform(0.1, 0.3, 4000), rng.uniform(0.5, 0.7, 4000))[None]
+    found = crosswise(Neighbours(Negatives([1023], scores, np.full(4000, "")), names, np.arange(4000), np.arange(4000)))
+    assert found["other_products_vector"] == rate(int((~half).sum()), 4000)
+    assert found["other_products_by_rows"] == [{"rows": 1023, **rate(int((~half).sum()), 4000)}]
+    alike = Negatives([1023], rng.uniform(0.1, 0.3, (1, 4000)), np.full(4000, ""))
+    crossed: Any = crosswise(Neighbours(alike, names, np.arange(4000), np.arange(4000)))["other_products_vector"]
+    assert 0 < crossed["rate"] < FALSE_RATE
+
+
+def test_the_policy_that_is_written_can_be_read_and_names_its_record(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).uniform(0.2, 0.9, (1, 4000))
+    made = calibrate(Negatives([3000], scores, np.full(4000, "")), FALSE_RATE)
+    record = {"encoder_version": "v", "chosen": "so", "command": "c", "seed": 0, "data_sha256": "d"}
+    record |= {"hash_distance": 12, "hash_colour": 8, "hash_quality": 50}
+    path = tmp_path / "policy.toml"
+    path.write_text(policy(record, made, REPOSITORY / "encoders/records/threshold-v.json"))
+    read = load_policy(path)
+    assert read.similarity == made.buckets[0].pooled.similarity
+    assert [step.rows for step in read.steps] == [1 << k for k in range(10, 21)]
+    assert (read.use_hash, HashRule(read.hash_distance, read.hash_colour, read.hash_quality)) == (True, (12, 8, 50))
+    kept = tomllib.loads(path.read_text())["record"]
+    assert kept["file"] == "encoders/records/threshold-v.json"
+    assert kept["encoder_version"] == "v"
 
 
 def test_the_record_is_of_the_shipped_model() -> None:
