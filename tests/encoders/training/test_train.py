@@ -1,5 +1,6 @@
 """The network of two blocks, and a run that is the same run whether or not it was interrupted."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "there.npy", there)
     (folder / "things.json").write_text(json.dumps({"groups": [str(n % 4) for n in range(40)]}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def begun(folder: Path) -> Late:
+    """What every run begins with; its eigenvectors take a while."""
+    return initialised(Views(folder), 0)
+
+
+@pytest.fixture
+def quick(begun: Late, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs begin with a copy."""
+    monkeypatch.setattr("encoders.training.train.initialised", lambda *_: copy.deepcopy(begun))
 
 
 def test_the_two_halves_are_the_whole_backbone(backbone: Backbone, pixels: torch.Tensor) -> None:
@@ -137,15 +150,14 @@ def test_a_thing_is_no_negative_of_itself(folder: Path, backbone: Backbone) -> N
     assert all(right < wrong - 0.05 for right, wrong in zip(*losses, strict=True)), losses
 
 
-def test_the_first_reduction_tells_the_things_apart(folder: Path) -> None:
-    views = Views(folder)
-    late = initialised(views, 0)
-    things = np.arange(40)
+def test_the_first_reduction_tells_the_things_apart(folder: Path, begun: Late) -> None:
+    views, things = Views(folder), np.arange(40)
     with torch.no_grad():
-        first, other = (late.blocks_of(views.take(things, np.full(40, view)))[0] for view in (0, 1))
+        first, other = (begun.blocks_of(views.take(things, np.full(40, view)))[0] for view in (0, 1))
     assert ((first @ other.T).argmax(dim=1).numpy() == things).mean() > 0.9
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_is_the_same_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     views = Views(folder)
     whole = train(views, RECIPE, tmp_path / "whole")
@@ -170,14 +182,17 @@ def test_an_interrupted_run_is_the_same_run(folder: Path, tmp_path: Path, monkey
         train(views, replace(RECIPE, things=6), tmp_path / "parts")
 
 
-def test_training_lowers_the_loss_and_leaves_the_early_half(folder: Path, tmp_path: Path, backbone: Backbone) -> None:
+@pytest.mark.usefixtures("quick")
+def test_training_lowers_the_loss_and_leaves_the_early_half(
+    folder: Path, tmp_path: Path, backbone: Backbone, begun: Late
+) -> None:
     views = Views(folder)
 
     def loss(late: Late) -> float:
         with torch.no_grad():
             return float(step_loss(late, views, np.arange(16), np.random.default_rng(9), Queue(0), RECIPE)[0])
 
-    assert loss(train(views, replace(RECIPE, steps=12), tmp_path)) < loss(initialised(views, 0))
+    assert loss(train(views, replace(RECIPE, steps=12), tmp_path)) < loss(begun)
     assert not any(p.requires_grad for p in Early(backbone).parameters())
 
 
