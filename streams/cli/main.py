@@ -10,11 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from streams.cli import (
+    calibrate,
     catalog,
     check,
     dead_letters,
     designs,
     embed,
+    evaluate,
+    match,
     rebuild,
     schema,
     settings,
@@ -76,9 +79,12 @@ app.command(rich_help_panel=_EVENTS)(designs.publish)
 app.command(rich_help_panel=_EVENTS)(designs.withdraw)
 app.add_typer(verdicts.app, name="verdicts", rich_help_panel=_EVENTS)
 app.command(rich_help_panel=_EVENTS)(check.check)
+app.command(rich_help_panel=_EVENTS)(match.match)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=_CARE)
+app.command(rich_help_panel=_CARE)(calibrate.calibrate)
 app.command(rich_help_panel=_CARE)(rebuild.rebuild)
 app.command(rich_help_panel=_CARE)(embed.embed)
+app.command(rich_help_panel=_CARE)(evaluate.evaluate)
 app.add_typer(schema.app, name="schema", rich_help_panel=_CARE)
 app.command(rich_help_panel=_CARE)(settings.settings)
 

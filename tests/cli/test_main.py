@@ -13,8 +13,9 @@ from streams.settings import Settings
 
 COMMANDS = [
     [], ["worker"], ["stack", "up"], ["topics", "create"], ["catalog", "load"], ["catalog", "delete"], ["publish"],
-    ["withdraw"], ["verdicts"], ["verdicts", "show"], ["check"], ["dead-letters", "list"], ["dead-letters", "show"],
-    ["dead-letters", "replay"], ["dead-letters", "resume"], ["embed"], ["rebuild"], ["schema", "export"], ["settings"],
+    ["withdraw"], ["verdicts"], ["verdicts", "show"], ["check"], ["match"], ["calibrate"], ["dead-letters", "list"],
+    ["dead-letters", "show"], ["dead-letters", "replay"], ["dead-letters", "resume"], ["embed"], ["evaluate"],
+    ["rebuild"], ["schema", "export"], ["settings"],
 ]  # fmt: skip
 
 
