@@ -41,7 +41,7 @@ def _exchanged(result: Result) -> str:
 
 ROWS: Final[Sequence[tuple[str, Callable[[Result], str]]]] = (
     *((f"recall at {k}", partial(_recall, k)) for k in DEPTHS),
-    ("  flags exchanged", _exchanged),
+    ("recall at 1, flags exchanged", _exchanged),
     ("micro-AP", lambda r: plain(r.whole.micro_ap)),
     *((f"recall at {rate:.1%} false", partial(_recall_at_rate, rate)) for rate in FALSE_RATES),
     ("found at threshold", lambda r: share(r.whole.found)),
@@ -77,7 +77,10 @@ def lines(same: Sequence[Result]) -> Iterator[tuple[str, list[str]]]:
         if any(text != NONE for text in cells):
             yield what, cells
             if what == _FIRST_ROW and len(same) > 1:
-                yield f"  gained on {same[0].model}", [NONE, *(share(gained(result, same[0])) for result in same[1:])]
+                yield (
+                    f"recall at 1, gained on {same[0].model}",
+                    [NONE, *(share(gained(result, same[0])) for result in same[1:])],
+                )
 
 
 def kind_lines(same: Sequence[Result]) -> Iterator[tuple[str, list[str]]]:
