@@ -1,15 +1,15 @@
 """Trains the late half of the shipped encoder on cached views, and keeps the average of its weights.
 
-    python -m encoders.training.train --views DIR --out DIR --steps 2000
+    python -m encoders.training.train --views DIR --out DIR --steps 1000
 
 Resumes from its last checkpoint. A step takes some things, half of them from one sender (so that the background tells
-nothing), of each two views and a near miss:
+nothing), of each two views and a near miss. Each block of the vector has losses of its own: in a joint one structure
+does all the work, and colour becomes the same for every picture.
 
-    both blocks  InfoNCE against the batch, the near misses and a queue of earlier ones; and, so that one threshold
-                 means the same everywhere, a logistic loss on each similarity (Zhai et al. 2023, SigLIP)
-    structure    InfoNCE that knows a dyed garment as the same and a reprinted one as another
-    colour       the dyed garment's colour must be farther away than the other view's
-    spread       KoLeo, against neighbours of other things (as in SSCD, Pizzi et al. 2022)
+    structure  InfoNCE against the batch, its near misses and a queue of earlier ones, where a dyed garment is the same
+               and a reprinted one another; a logistic loss on each similarity, so that one threshold means the same
+               everywhere (Zhai et al. 2023, SigLIP); KoLeo, so that strangers spread (SSCD, Pizzi et al. 2022)
+    colour     InfoNCE against the batch and its dyed garments, and a margin to the thing's own dyed one
 """
 
 import argparse
@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from encoders.backbone import imagenet_backbone
 from encoders.export import fit_reduction
 from encoders.losses import info_nce, koleo
-from encoders.training.network import EARLY, STRUCTURE, Late, joined
+from encoders.training.network import EARLY, STRUCTURE, Late
 from encoders.training.views import RECOLOURED, REPRINTED, SAME, VIEWS
 
 TAU: Final = 0.05
+COLOUR_TAU: Final = 0.1
+DYED_MARGIN: Final = 0.5
 VIEW_WEIGHTS: Final = (2.0, 1.5, 1.5, 1.5, 1.5, 1.5, 2.0, 1.5)
-PIVOT: Final = 0.7
-"""The similarity that the logistic loss puts between same and different."""
 HARDEST: Final = 8
 """How many of the nearest others of a picture the logistic loss pushes away."""
 SAVE_STEPS = 100
@@ -47,16 +47,16 @@ _WEIGHT_SIZE: Final = 0.1
 class Recipe:
     """What a run is made of; it stands in the model's record."""
 
-    steps: int = 2000
-    things: int = 64
+    steps: int = 1000
+    things: int = 96
     learning_rate: float = 3e-5
     structure_rate: float = 3e-4
     colour_rate: float = 2e-3
     queue: int = 4096
     seed: int = 0
     average: float = 0.995
-    structure_weight: float = 0.5
-    colour_weight: float = 0.5
+    colour_weight: float = 0.3
+    dyed_weight: float = 2.0
     logistic_weight: float = 0.1
     koleo_weight: float = 0.1
 
@@ -75,9 +75,11 @@ class Views:
         return len(self.early)
 
     def some(self, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        """Different things, half of them of one sender when that one has so many."""
-        of_one = self._members[self._large[int(rng.integers(len(self._large)))]]
-        chosen = rng.permutation(of_one)[: count // 2]
+        """Different things, half of them of one sender where any has so many."""
+        chosen = np.zeros(0, np.intp)
+        if self._large:
+            of_one = self._members[self._large[int(rng.integers(len(self._large)))]]
+            chosen = rng.permutation(of_one)[: count // 2]
         others = rng.permutation(len(self.early))
         rest = others[~np.isin(others, chosen)][: count - len(chosen)]
         return np.concatenate([chosen, rest])
@@ -101,17 +103,16 @@ class Views:
 
 
 class Queue:
-    """The latest vectors of other batches, with the things they show."""
+    """The latest structures of other batches, with the things they show."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self.structure, self.colour = torch.zeros(0, STRUCTURE), torch.zeros(0, 256 - STRUCTURE)
+        self.structure = torch.zeros(0, STRUCTURE)
         self.things = torch.zeros(0, dtype=torch.long)
 
-    def push(self, structure: Tensor, colour: Tensor, things: Tensor) -> None:
+    def push(self, structure: Tensor, things: Tensor) -> None:
         """The oldest leave."""
         self.structure = torch.cat([structure.detach(), self.structure])[: self._size]
-        self.colour = torch.cat([colour.detach(), self.colour])[: self._size]
         self.things = torch.cat([things, self.things])[: self._size]
 
 
@@ -152,72 +153,68 @@ def initialised(views: Views, seed: int) -> Late:
 
 
 def step_loss(
-    late: Late, views: Views, things: NDArray[np.intp], rng: np.random.Generator, queue: Queue, recipe: Recipe
+    late: Late,
+    slow: Late,
+    views: Views,
+    things: NDArray[np.intp],
+    rng: np.random.Generator,
+    queue: Queue,
+    recipe: Recipe,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one batch and its parts; the queue grows."""
+    """The loss of one batch and its parts; the queue grows.
+
+    One view of each thing asks and is learnt from. What it is compared with (the other view, the near miss, the queue)
+    comes from `slow`, the average of the weights, as in MoCo (He et al. 2020): from a queue of vectors that fast
+    weights made some steps ago the whole crowd runs away together, until all are one.
+    """
     pairs, near = views.two(things, rng), views.near(things, rng)
-    has_near = near >= 0
-    early = torch.cat([
-        views.take(things, pairs[:, 0]), views.take(things, pairs[:, 1]), views.take(things[has_near], near[has_near])
-    ])  # fmt: skip
-    structure, colour = late.blocks_of(early)
-    n = len(things)
-    ids = torch.from_numpy(np.concatenate([things, things[has_near]]))
-    rows = torch.arange(n)
-    near_row = torch.from_numpy(np.flatnonzero(has_near))  # whose near miss each is
-    dyed = torch.from_numpy(np.isin(near[has_near], RECOLOURED))
-    printed = torch.from_numpy(np.isin(near[has_near], REPRINTED))
+    at = np.flatnonzero(near >= 0)  # whose near miss each is
+    structure, colour = late.blocks_of(views.take(things, pairs[:, 0]))
+    with torch.no_grad():
+        keys = torch.cat([views.take(things, pairs[:, 1]), views.take(things[at], near[at])])
+        key_structure, key_colour = slow.blocks_of(keys)
+    n, ids, asked = len(things), torch.from_numpy(things), torch.from_numpy(at)
+    dyed = torch.from_numpy(np.flatnonzero(np.isin(near[at], RECOLOURED)))
+    printed = torch.from_numpy(np.flatnonzero(np.isin(near[at], REPRINTED)))
 
-    vectors = joined(structure, colour)
-    old = joined(queue.structure, queue.colour)
-    same_in_queue = ids[:n, None] == queue.things  # (n, q)
-    free = torch.zeros(n, n + int(has_near.sum()), dtype=torch.bool)
-    blocked = torch.cat([free, same_in_queue], dim=1)
-    extra = torch.cat([vectors[2 * n :], old])
-    both = info_nce(vectors[:n], vectors[n : 2 * n], extra, TAU, blocked)
-    both = (both + info_nce(vectors[n : 2 * n], vectors[:n], extra, TAU, blocked)) / 2
+    # A dyed garment is a view of itself, here as in the queue.
+    extra = torch.cat([key_structure[n:], queue.structure])
+    blocked = torch.zeros(n, n + len(extra), dtype=torch.bool)
+    blocked[asked[dyed], n + dyed] = True
+    blocked[:, n + len(at) :] = ids[:, None] == queue.things
+    same = info_nce(structure, key_structure[:n], extra, TAU, blocked)
+    if len(dyed):
+        others = ids[asked[dyed]]
+        again = torch.cat([torch.zeros(len(dyed), len(dyed), dtype=torch.bool), others[:, None] == queue.things], dim=1)
+        same = same + 0.5 * info_nce(structure[asked[dyed]], key_structure[n:][dyed], queue.structure, TAU, again)
 
-    # Structure: a dyed garment is no negative of itself.
-    own_dyed = torch.zeros_like(free)
-    own_dyed[near_row[dyed], n + torch.arange(len(near_row))[dyed]] = True
-    blocked_s = torch.cat([own_dyed, same_in_queue], dim=1)
-    extra_s = torch.cat([structure[2 * n :], queue.structure])
-    shape = info_nce(structure[:n], structure[n : 2 * n], extra_s, TAU, blocked_s)
-    if dyed.any():
-        asks, keys = structure[2 * n :][dyed], structure[:n][near_row[dyed]]
-        shape = shape + 0.5 * info_nce(asks, keys, queue.structure, TAU, same_dyed(ids, near_row[dyed], queue))
-
-    between = torch.zeros(())
-    if dyed.any():
-        at = near_row[dyed]
-        gap = (colour[2 * n :][dyed] * colour[at]).sum(1) - (colour[at] * colour[n + at]).sum(1)
-        level = (colour[2 * n :][dyed] * colour[at]).sum(1)
-        between = softplus((gap + 0.6) / 0.1).mean() * 0.1 + torch.relu(level - 0.2).mean()
-
-    similar = vectors[:n] @ torch.cat([vectors[n : 2 * n], extra]).T  # (n, n + near + q)
+    similar = structure @ torch.cat([key_structure[:n], extra]).T  # (n, n + near + q)
     own = torch.zeros_like(blocked)
-    own[rows, rows] = True
+    own[torch.arange(n), torch.arange(n)] = True
     hardest = similar.masked_fill(own | blocked, -1).topk(min(HARDEST, similar.shape[1]), dim=1).values
-    positive = similar[rows, rows]
-    logistic = softplus((PIVOT - positive) / TAU).mean() + softplus((hardest - PIVOT) / TAU).sum(dim=1).mean()
+    positive = similar[own]
+    # Between same and different as they are now: towards a fixed level, all vectors would gain a common part instead.
+    pivot = ((positive.mean() + hardest.mean()) / 2).detach()
+    logistic = softplus((pivot - positive) / TAU).mean() + softplus((hardest - pivot) / TAU).mean()
+    spread = koleo(structure)
 
-    spread = koleo(vectors[:n])
-    loss = (both + recipe.structure_weight * shape + recipe.colour_weight * between
-            + recipe.logistic_weight * logistic + recipe.koleo_weight * spread)  # fmt: skip
-    queue.push(structure, colour, torch.cat([ids[:n], ids[:n], torch.full((len(near_row),), -1)]))
-    parts = {"both": both, "structure": shape, "colour": between, "logistic": logistic, "koleo": spread}
+    hue = info_nce(colour, key_colour[:n], key_colour[n:][dyed], COLOUR_TAU)
+    apart = torch.zeros(())
+    if len(dyed):
+        level = (colour[asked[dyed]] * key_colour[n:][dyed]).sum(dim=1)
+        gap = level - (colour[asked[dyed]] * key_colour[asked[dyed]]).sum(dim=1)
+        apart = (softplus((gap + DYED_MARGIN) / COLOUR_TAU) * COLOUR_TAU + relu(level)).mean()
+
+    loss = (same + recipe.logistic_weight * logistic + recipe.koleo_weight * spread
+            + recipe.colour_weight * hue + recipe.dyed_weight * apart)  # fmt: skip
+    queue.push(key_structure, torch.cat([ids, torch.full((len(at),), -1)]))
+    parts = {"same": same, "logistic": logistic, "koleo": spread, "hue": hue, "apart": apart}
     report = {name: float(value.detach()) for name, value in parts.items()}
-    report["positive"] = float(positive.detach().mean())
-    report["printed"] = mean_of((vectors[2 * n :] * vectors[near_row]).sum(1)[printed])
-    report["dyed"] = mean_of((vectors[2 * n :] * vectors[near_row]).sum(1)[dyed])
-    report["right"] = float((similar[:, :n].detach().argmax(dim=1) == rows).float().mean())
+    report["positive"], report["strangers"] = mean_of(positive), mean_of(similar[:, :n][~own[:, :n]])
+    report["printed"] = mean_of((key_structure[n:] * structure[asked]).sum(dim=1)[printed])
+    report["dyed"] = mean_of((key_structure[n:] * structure[asked]).sum(dim=1)[dyed])
+    report["right"] = float((similar[:, :n].detach().argmax(dim=1) == torch.arange(n)).float().mean())
     return loss, report
-
-
-def same_dyed(ids: Tensor, at: Tensor, queue: Queue) -> Tensor:
-    """Which columns (other dyed garments' originals, and the queue) show the same thing. Shape: (d, d + q)."""
-    mine = ids[at]
-    return torch.cat([mine[:, None] == mine, mine[:, None] == queue.things], dim=1)
 
 
 def mean_of(values: Tensor) -> float:
@@ -232,11 +229,21 @@ def rate_at(step: int, steps: int, warm: int = 100) -> float:
     return float(0.01 + 0.99 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))) / 2)
 
 
-def train(views: Views, recipe: Recipe, out: Path) -> Late:
-    """Train, or go on training; returns the average of the weights."""
+def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) -> Late:
+    """Train, or go on training; returns the average of the weights.
+
+    start: begin from these weights; None: ImageNet's. A learning rate of 0 leaves the blocks alone, and only the layers
+    on top of them learn.
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "checkpoint.pt"
-    late = initialised(views, recipe.seed) if not path.exists() else Late(imagenet_backbone())
+    if start is not None:
+        late: Late = copy.deepcopy(start)
+    else:
+        late = initialised(views, recipe.seed) if not path.exists() else Late(imagenet_backbone())
+    if recipe.learning_rate == 0:
+        late.blocks.requires_grad_(False)
+        late.top.requires_grad_(False)
     late.to(memory_format=torch.channels_last)
     average: Late = copy.deepcopy(late)
     rates = {"blocks": recipe.learning_rate, "top": recipe.learning_rate, "structure": recipe.structure_rate}
@@ -256,31 +263,31 @@ def train(views: Views, recipe: Recipe, out: Path) -> Late:
         late.load_state_dict(kept["late"])
         average.load_state_dict(kept["average"])
         optimiser.load_state_dict(kept["optimiser"])
-        queue.structure, queue.colour, queue.things = kept["queue"]
+        queue.structure, queue.things = kept["queue"]
     seen: list[dict[str, float]] = []
     for step in range(begin, recipe.steps):
         rng = np.random.default_rng((recipe.seed, step))  # so that a resumed run is the same run
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * rate_at(step, recipe.steps)
-        loss, parts = step_loss(late, views, views.some(recipe.things, rng), rng, queue, recipe)
+        loss, parts = step_loss(late, average, views, views.some(recipe.things, rng), rng, queue, recipe)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(late.parameters(), 5.0)
         optimiser.step()
-        keep = min(recipe.average, (step + 1) / (step + 10))
         with torch.no_grad():
             for kept_weight, weight in zip(average.parameters(), late.parameters(), strict=True):
-                kept_weight.lerp_(weight, 1 - keep)
+                kept_weight.lerp_(weight, 1 - recipe.average)
         seen.append(parts)
-        if step % 20 == 19:
-            means = {name: float(np.nanmean([one[name] for one in seen])) for name in parts}
+        if step % 10 == 9:
+            table = torch.tensor([list(one.values()) for one in seen])
+            means = dict(zip(parts, table.nanmean(dim=0).tolist(), strict=True))
             print(f"{time.strftime('%H:%M:%S')} {step + 1:5} " + " ".join(f"{k} {v:.3f}" for k, v in means.items()),
                   file=sys.stderr, flush=True)  # fmt: skip
             seen = []
         if (step + 1) % SAVE_STEPS == 0 or step + 1 == recipe.steps:
             state = {
                 "recipe": asdict(recipe), "step": step + 1, "late": late.state_dict(), "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(), "queue": (queue.structure, queue.colour, queue.things),
+                "optimiser": optimiser.state_dict(), "queue": (queue.structure, queue.things),
             }  # fmt: skip
             torch.save(state, path.with_suffix(".new"))
             path.with_suffix(".new").replace(path)

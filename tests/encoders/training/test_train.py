@@ -141,12 +141,12 @@ def test_a_thing_is_no_negative_of_itself(folder: Path, backbone: Backbone) -> N
     things = np.array([1, 2, 3, 6])
     losses = []
     with torch.no_grad():
-        structure, colour = late.blocks_of(views.take(things, np.zeros(4, int)))
+        structure, _ = late.blocks_of(views.take(things, np.zeros(4, int)))
         for called in (things, things + 100):
             queue = Queue(100)
-            queue.push(structure, colour, torch.from_numpy(called))
-            parts = step_loss(late, views, things, np.random.default_rng(5), queue, RECIPE)[1]
-            losses.append((parts["both"], parts["structure"], parts["logistic"]))
+            queue.push(structure, torch.from_numpy(called))
+            parts = step_loss(late, late, views, things, np.random.default_rng(5), queue, RECIPE)[1]
+            losses.append((parts["same"], parts["logistic"]))
     assert all(right < wrong - 0.05 for right, wrong in zip(*losses, strict=True)), losses
 
 
@@ -190,10 +190,31 @@ def test_training_lowers_the_loss_and_leaves_the_early_half(
 
     def loss(late: Late) -> float:
         with torch.no_grad():
-            return float(step_loss(late, views, np.arange(16), np.random.default_rng(9), Queue(0), RECIPE)[0])
+            return float(step_loss(late, late, views, np.arange(16), np.random.default_rng(9), Queue(0), RECIPE)[0])
 
     assert loss(train(views, replace(RECIPE, steps=12), tmp_path)) < loss(begun)
     assert not any(p.requires_grad for p in Early(backbone).parameters())
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_a_rate_of_their_own_the_blocks_stay_bit_for_bit(folder: Path, tmp_path: Path, begun: Late) -> None:
+    begun = copy.deepcopy(begun)
+    head = train(Views(folder), replace(RECIPE, learning_rate=0.0), tmp_path, begun)
+    same = {name for name, weight in head.state_dict().items() if torch.equal(weight, begun.state_dict()[name])}
+    assert {name for name in head.state_dict() if name.startswith(("blocks.", "top.", "centre", "spread"))} == same
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_blocks_of_a_vector_learn_apart(folder: Path, begun: Late) -> None:
+    """Were structure to be rewarded for a colour, or the other way round, one of them would do all the work."""
+    late = copy.deepcopy(begun)
+    structure_only = replace(RECIPE, colour_weight=0.0, dyed_weight=0.0)
+    for recipe, colour_learns in ((structure_only, False), (RECIPE, True)):
+        late.zero_grad()
+        step_loss(late, begun, Views(folder), np.arange(16), np.random.default_rng(9), Queue(8), recipe)[0].backward()
+        moved = {name for name, weight in late.named_parameters() if weight.requires_grad and weight.grad.abs().sum()}
+        assert "structure.weight" in moved
+        assert ("colour.0.weight" in moved) == colour_learns
 
 
 def test_the_rate_warms_up_and_falls() -> None:
