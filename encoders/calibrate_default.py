@@ -2,6 +2,8 @@
 
     python -m encoders.calibrate_default --data DIR --out encoders/records/threshold-VERSION.json \\
         --policy streams/decide/policy.toml
+    python -m encoders.calibrate_default --data DIR --out encoders/records/threshold-recolour-VERSION.json \\
+        --policy streams/decide/recolour.toml --leave-out 64
 
 A gallery of 6,000 packshots; unrelated queries (every product against the other products, and photos of two other sets)
 and genuine copies (edits of gallery photos). One similarity for all categories in each bucket of live rows
@@ -37,7 +39,7 @@ from encoders.preprocess import encoder_version, to_pixels
 GALLERY: Final = 6_000
 COPIES: Final = 1_000
 STRANGERS: Final = 1_000  # from each of the two other sets
-FALSE_RATE: Final = 0.005
+FALSE_RATE: Final = 0.01
 MAX_DISTANCE: Final = 64
 MAX_COLOUR: Final = 48
 QUALITIES: Final = (0, 50, 80)
@@ -137,7 +139,9 @@ def products_half(groups: Iterable[str]) -> NDArray[np.bool_]:
     return np.array([zlib.crc32(group.encode()) % 2 == 0 for group in groups])
 
 
-def calibrate(data: Path, model: Path, cache: Path, seed: int) -> tuple[dict[str, object], Calibration]:
+def calibrate(
+    data: Path, model: Path, cache: Path, seed: int, leave_out: int = 0
+) -> tuple[dict[str, object], Calibration]:
     """Measure, choose, report: the record, and the thresholds in it."""
     version = encoder_version(model)
     network = session(model)
@@ -151,14 +155,15 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> tuple[dict[str
     strangers = {}
     for name, other in (("clothing", clothing(data)), ("myntra", myntra(data))):
         some = [other[i] for i in rng.permutation(len(other))[:STRANGERS]]
-        strangers[name] = cached(work / f"{name}.npz", (load(photo.path) for photo in some), network)
+        described = cached(work / f"{name}.npz", (load(photo.path) for photo in some), network)
+        strangers[name] = described.asking(leave_out)
     originals = np.sort(rng.permutation(len(shop))[:COPIES])
     own = np.arange(len(shop)) == originals[:, None]
     copies = {}
     for edit, apply in EDITS.items():
         generator = np.random.default_rng((seed, zlib.crc32(edit.encode())))
         images = (apply(load(shop[i].path), generator) for i in originals)
-        copies[edit] = cached(work / f"copies-{edit}.npz", images, network)
+        copies[edit] = cached(work / f"copies-{edit}.npz", images, network).asking(leave_out)
 
     # The hash rule: unrelated photos and other colourways alike must not fire it.
     false_pairs = near_pairs(gallery, gallery, ~same)
@@ -167,7 +172,8 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> tuple[dict[str
     half_copies = {edit: pairs.only(chooses[originals[pairs.query]]) for edit, pairs in copy_pairs.items()}
     rule = choose_hash_rule(in_half, half_copies, allowed=0)
     # The similarity: of all products, one negative each. The rule is reported apart.
-    near = nearest_products(gallery, gallery, groups.tolist(), _files(shop), [""] * len(shop), None, seed)
+    asking = gallery.asking(leave_out)
+    near = nearest_products(asking, gallery, groups.tolist(), _files(shop), [""] * len(shop), None, seed)
     made = thresholds(near.negatives, FALSE_RATE)
     threshold = made.at(len(shop)).pooled.similarity
 
@@ -194,7 +200,7 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> tuple[dict[str
         every = np.ones((len(best), len(shop)), dtype=bool)
         false[f"{name}_vector"] = rate(int((best >= threshold).sum()), len(best))
         false[f"{name}_hash"] = rate(len(near_pairs(queries, gallery, every).fired(*rule)), len(best))
-    colourways = np.where((groups[:, None] == groups) & ~same, similarity(gallery, gallery), -1).max(axis=1)
+    colourways = np.where((groups[:, None] == groups) & ~same, similarity(asking, gallery), -1).max(axis=1)
     has_colourway = (colourways > -1) & reported
     false["colourways_vector"] = rate(int((colourways[has_colourway] >= threshold).sum()), int(has_colourway.sum()))
     record = {
@@ -204,6 +210,7 @@ def calibrate(data: Path, model: Path, cache: Path, seed: int) -> tuple[dict[str
         "hash_distance": rule.distance,
         "hash_colour": rule.colour,
         "hash_quality": rule.quality,
+        "leave_out": leave_out,
         "chosen": f"at most {FALSE_RATE:.1%} of {len(near.names)} unrelated products reach the similarity (95 %) and "
         f"none of half of them fires the hash rule, in a gallery of {len(shop)}. Below, other products are counted at "
         "what the other half would have chosen; copies are of the half that had no say in the hash rule, at the "
@@ -254,8 +261,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("triton_models/design_encoder/1/model.onnx"))
     parser.add_argument("--cache", type=Path, default=Path(".work/calibrate"), help="folder for features")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--leave-out", type=int, default=0, help="numbers of a design's vector that are not compared")
     arguments = parser.parse_args()
-    record, made = calibrate(arguments.data, arguments.model, arguments.cache, arguments.seed)
+    record, made = calibrate(arguments.data, arguments.model, arguments.cache, arguments.seed, arguments.leave_out)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
     if arguments.policy:
@@ -268,7 +276,7 @@ def policy(record: dict[str, Any], made: Calibration, stored: Path) -> str:
     rule = HashRule(*(record[f"hash_{name}"] for name in HashRule._fields))
     where = Path(os.path.relpath(stored.resolve(), Path(__file__).resolve().parents[1])).as_posix()
     kept = {name: record[name] for name in ("encoder_version", "chosen", "command", "seed", "data_sha256")}
-    return render(made, Rest(rule), {**kept, "file": where})
+    return render(made, Rest(rule, leave_out=record["leave_out"]), {**kept, "file": where})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+HELD_OUT: Final = 5
+"""Every fifth sender of clothing/ is scored, not trained on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Photo:

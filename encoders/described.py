@@ -36,6 +36,12 @@ class Described(NamedTuple):
         """Some of the pictures."""
         return Described(self.vectors[rows], self.bits[rows], self.quality[rows], self.colour[rows])
 
+    def asking(self, leave_out: int) -> "Described":
+        """As designs under a policy that does not compare so many numbers at the end of their vectors."""
+        vectors = self.vectors.copy()
+        vectors[:, max(0, vectors.shape[1] - leave_out) :] = 0
+        return self._replace(vectors=vectors)
+
 
 class HashRule(NamedTuple):
     """Fires for a pair when at most `distance` of 256 bits differ, no cell of the colours differs by more than `colour`

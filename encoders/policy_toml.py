@@ -20,6 +20,7 @@ class Rest(NamedTuple):
     use_digest: bool = True
     neighbours: int = 5
     advisory: bool = False
+    leave_out: int = 0
 
 
 def render(calibration: Calibration, rest: Rest, record: Mapping[str, Any]) -> str:

@@ -134,7 +134,8 @@ class Step(Struct, frozen=True, kw_only=True):
 class Policy(Struct, frozen=True, kw_only=True, dict=True):
     """What decides. Thresholds are similarities, 0 to 1; distances are whole numbers (bits; levels of 255).
 
-    `similarity` and `categories` hold while fewer rows live than the first of `steps` names.
+    `similarity` and `categories` hold while fewer rows live than the first of `steps` names. `leave_out`: how many
+    numbers at the end of a design's vector are not compared: its colour block, where a recolour is a duplicate.
     """
 
     similarity: Threshold
@@ -147,6 +148,7 @@ class Policy(Struct, frozen=True, kw_only=True, dict=True):
     neighbours: Annotated[int, Meta(ge=1, le=20)] = 5
     advisory: bool = False
     steps: tuple[Step, ...] = ()
+    leave_out: Annotated[int, Meta(ge=0, le=4096)] = 0
 
     def __post_init__(self) -> None:
         rows = [step.rows for step in self.steps]
@@ -157,8 +159,9 @@ class Policy(Struct, frozen=True, kw_only=True, dict=True):
     def version(self) -> str:
         """Content hash: the same rules have the same version on every machine."""
         rules = msgspec.to_builtins(self, order="deterministic")
-        if not self.steps:
-            del rules["steps"]  # so such a policy keeps the version it had before there were steps
+        for name in ("steps", "leave_out"):
+            if not rules[name]:
+                del rules[name]  # so a policy keeps the version it had before there was such a rule
         return hashlib.sha256(msgspec.json.encode(rules)).hexdigest()[:12]
 
     def threshold(self, category: str, rows: int = 0) -> float:

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
     dead_letter_window: int = Field(200, ge=10, description="Recent events over which that share is taken.")
     data_dir: Path = Field(Path(".design-dedup"), description="Where checkpoints are kept.")
-    policy_file: Path | None = Field(None, description="Thresholds (TOML); none: the shipped policy.")
+    policy_file: Path | None = Field(None, description="Thresholds (TOML), or `recolour`; none: the shipped policy.")
 
     # Pictures
     max_image_bytes: int = Field(20_000_000, ge=1_000, description="Largest picture file.")

@@ -68,6 +68,7 @@ _POLICIES: Final = (
     ),
     Policy(similarity=0.96, hash_distance=2, hash_colour=255, hash_quality=0, neighbours=1, advisory=True),
     Policy(similarity=0.9, use_digest=False, use_hash=False, neighbours=2),
+    Policy(similarity=0.8, categories=_CATEGORIES, hash_distance=8, hash_colour=12, hash_quality=50, leave_out=3),
 )
 
 

@@ -61,6 +61,7 @@ class _Shelf:
         self.quality = np.array([row[3] for row in rows], int)
         self.colour = _bytes([row[4] for row in rows], np.uint8).astype(int)
         self.vector = _bytes([row[5] for row in rows], "<i2").astype(np.float32)
+        self.dim = np.array([len(row[5]) // 2 for row in rows], int)
         # So no sum on the way to a dot product exceeds 2^24, and float32 is exact.
         assert ((self.vector.astype(float) ** 2).sum(axis=1) < 2**24).all()
         self.encoder = np.array([self.names[log[row[0]].get("encoder", "")] for row in rows], int)
@@ -87,7 +88,9 @@ class _Shelf:
         rows = np.flatnonzero(self.exists & (self.owner != me) & (self.made_from != me))
         if not len(rows):
             return []
-        vector = np.einsum("rd,qd->rq", self.vector[rows], self.vector[mine]).max(axis=1).astype(float)
+        asking = self.vector[mine].copy()
+        asking[:, max(0, self.dim[mine][0] - policy.get("leave_out", 0)) :] = 0
+        vector = np.einsum("rd,qd->rq", self.vector[rows], asking).max(axis=1).astype(float)
         vector[self.encoder[rows] != self.encoder[mine][0]] = -np.inf
         distance = np.full(len(rows), np.inf)
         good, hashes = self.quality >= policy["hash_quality"], self.hash[rows]
@@ -121,13 +124,15 @@ def _key(record: Record) -> Key:
 
 
 def _policy(given: Record) -> Record:
-    """The complete policy, in the order of its fields, with its version: the hash of its JSON, steps only if any."""
+    """The complete policy, in the order of its fields (the last two only if any), with its version: its JSON's hash."""
     policy: Record = {"similarity": 0.0, "categories": {}, "use_digest": True, "use_hash": True, "hash_distance": 0}
     policy |= {"hash_colour": 0, "hash_quality": 100, "neighbours": 5, "advisory": False}
     policy |= given
-    steps = policy.pop("steps", ())
+    steps, leave_out = policy.pop("steps", ()), policy.pop("leave_out", 0)
     if steps:
         policy["steps"] = [{"rows": 0, "similarity": 0.0, "categories": {}, "extrapolated": False} | s for s in steps]
+    if leave_out:
+        policy["leave_out"] = leave_out
     for rule in (policy, *policy.get("steps", ())):
         rule["categories"] = dict(sorted(rule["categories"].items()))
     return policy | {"version": hashlib.sha256(msgspec.json.encode(policy)).hexdigest()[:12]}

@@ -21,9 +21,6 @@ from encoders.synthetic_prints import PALETTE
 
 T = TypeVar("T")
 
-HELD_OUT_SENDERS: Final = 5
-"""Every fifth sender of clothing/ is scored and never fitted, as in `encoders.export`."""
-
 SYNTHETIC_SEED: Final = 900_000
 """Garments from here on are for evaluation; training uses small seeds."""
 
@@ -111,7 +108,7 @@ class Sources:
     @cached_property
     def clothing(self) -> list[Item]:
         """Home photos of the senders that are held out."""
-        photos = (p for p in photo_sets.clothing(self._root) if int(p.group) % HELD_OUT_SENDERS == 0)
+        photos = (p for p in photo_sets.clothing(self._root) if int(p.group) % photo_sets.HELD_OUT == 0)
         return _items("clothing", photos)[: self.limits.gallery]
 
     @cached_property

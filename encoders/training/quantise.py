@@ -18,11 +18,10 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from encoders.data import Photo, clothing, load
+from encoders.data import HELD_OUT, Photo, clothing, load
 from encoders.export import score, session
 from encoders.preprocess import to_pixels
 from encoders.training.export import embedder
-from encoders.training.views import HELD_OUT
 
 PICTURES: Final = 200
 _TIMED: Final = 60

@@ -3,13 +3,17 @@ features are computed once and kept, since the early half of the network is not 
 
     python -m encoders.training.views --data DIR --out DIR
 
-A view's randomness is its own: seed, thing, and place in the list.
+A view's randomness is its own: seed, thing, and place in the list. A run that was ended goes on where it was. The
+processes that make views import this module, so torch is imported by `main` alone.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
+import signal
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,26 +21,23 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
 from encoders import synthetic
-from encoders.backbone import example_inputs, imagenet_backbone
-from encoders.data import Photo, clothing
-from encoders.export import write_onnx
-from encoders.preprocess import to_pixels
+from encoders.data import HELD_OUT, Photo, clothing, load
+from encoders.embedding import session
+from encoders.preprocess import encoder_version, to_pixels
 from encoders.training.augment import Pixels, Random, camera, chain, crop
 from encoders.training.masks import Mask, garment_mask
 from encoders.training.near_misses import recolour, reprint, small, texture
-from encoders.training.network import Early
+from encoders.training.rows import Tick, fill
 from encoders.training.scenes import CutOut, bent, cut, in_scene, on_plain, part_of
-
-HELD_OUT: Final = 5
-"""Every fifth sender of clothing/ is scored, not trained on."""
 
 SAME: Final = 8
 """Views 0 to 7 show the thing itself: 0 as it is, 1 to 3 edited, 4 to 5 cut out, 6 to 7 in another scene."""
+
+EDITED, CUT_OUT, IN_SCENE = (1, 2, 3), (4, 5), (6, 7)
 
 RECOLOURED, REPRINTED = (8, 10), (9, 11)
 """Near misses: dyed (in its place, cut out), and with another print (likewise)."""
@@ -46,18 +47,20 @@ _SIZE_PX: Final = 256
 _LARGE_AREA, _SMALL_AREA = (0.2, 0.7), (0.04, 0.25)
 _OTHERS: Final = 40
 
+Read = Callable[[Path], Image.Image]
+"""How a photo is opened: as an RGB image."""
+
 
 class Wardrobe:
-    """The photos of the training senders, and what is borrowed from one for another's views."""
+    """Photos of two groups (senders) or more, and what is borrowed from one for another's views."""
 
-    def __init__(self, photos: list[Photo]) -> None:
-        self.photos = photos
+    def __init__(self, photos: list[Photo], read: Read = load) -> None:
+        self.photos, self._read = photos, read
 
     @cache  # noqa: B019 - lives as long as its process
     def picture(self, index: int) -> tuple[Pixels, Mask]:
         """Shape: (h, w, 3) uint8 RGB and (h, w)."""
-        with Image.open(self.photos[index].path) as file:
-            image = small(np.array(file.convert("RGB")), _SIZE_PX)
+        image = small(np.array(self._read(self.photos[index].path)), _SIZE_PX)
         return image, garment_mask(image)
 
     def other(self, index: int, rng: Random) -> int:
@@ -137,46 +140,72 @@ def garment_views(number: int, seed: int) -> list[Pixels | None]:
 _state: dict[str, Any] = {}
 
 
-def _start(photos: list[Photo], model: Path, seed: int) -> None:
+def worker(photos: list[Photo], seed: int, read: Read) -> None:
+    """Make a process of a pool ready for `photo_views` of its own wardrobe; Ctrl-C is its parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    _state["session"] = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    _state["wardrobe"], _state["seed"] = Wardrobe(photos), seed
+    _state["wardrobe"], _state["seed"] = Wardrobe(photos, read), seed
+
+
+def views_of(index: int) -> list[Pixels | None]:
+    """In a process that `worker` made ready: the views of one of its photos."""
+    return photo_views(_state["wardrobe"], index, _state["seed"])
+
+
+def _start(photos: list[Photo], model: Path, seed: int, read: Read) -> None:
+    worker(photos, seed, read)
+    _state["session"] = session(model)
 
 
 def _early(task: tuple[str, int]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     """Shape: (12, 86, 10, 10), and (12,) which of them are there."""
     kind, index = task
-    seed = _state["seed"]
-    made = photo_views(_state["wardrobe"], index, seed) if kind == "photo" else garment_views(index, seed)
+    made = views_of(index) if kind == "photo" else garment_views(index, _state["seed"])
     there = np.array([view is not None for view in made])
     pixels = np.stack([to_pixels(Image.fromarray(view)) for view in made if view is not None])
-    early = np.zeros((VIEWS, 86, 10, 10), np.float16)
-    early[there] = _state["session"].run(None, {"pixels": pixels})[0]
+    found = _state["session"].run(None, {"pixels": pixels})[0]
+    early = np.zeros((VIEWS, *found.shape[1:]), np.float16)
+    early[there] = found
     return early, there
 
 
-def make(photos: list[Photo], garments: int, model: Path, seed: int, out: Path, processes: int) -> None:
-    """Write early.npy (n, 12, 86, 10, 10) float16, there.npy (n, 12) and things.json: photos first, then garments."""
+def make(
+    photos: list[Photo], garments: int, model: Path, seed: int, out: Path, processes: int, read: Read = load,
+    tick: Tick = lambda done, total: None, batches: Sequence[str] | None = None,
+) -> None:  # fmt: skip
+    """Write early.npy (n, 12, 86, 10, 10) float16, there.npy (n, 12) and things.json: photos first, then garments.
+
+    batches: of each photo, whose like half a batch is made of; none: its group.
+    """
     tasks = [("photo", i) for i in range(len(photos))] + [("garment", i) for i in range(garments)]
-    out.mkdir(parents=True, exist_ok=True)
-    early = np.lib.format.open_memmap(out / "early.npy", "w+", np.float16, (len(tasks), VIEWS, 86, 10, 10))
-    there = np.zeros((len(tasks), VIEWS), bool)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _start, (photos, model, seed)) as pool:
-        for row, (one, is_there) in enumerate(pool.imap(_early, tasks, chunksize=4)):
-            early[row], there[row] = one, is_there
-            if row % 50 == 0:
-                print(f"\r{row} of {len(tasks)} things", end="", file=sys.stderr, flush=True)
-    early.flush()
-    np.save(out / "there.npy", there)
-    groups = [photo.group for photo in photos] + [f"garment-{n}" for n in range(garments)]
+    made_of = {"photos": stamps(photos), "garments": garments, "early": encoder_version(model), "seed": seed}
+
+    def rows(begin: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(processes, _start, (photos, model, seed, read)) as pool:
+            yield from pool.imap(_early, tasks[begin:], chunksize=4)
+
+    shape = session(model).get_outputs()[0].shape[1:]
+    fill(out, len(tasks), {"early": (np.float16, (VIEWS, *shape)), "there": (bool, (VIEWS,))}, made_of, rows, tick)
+    groups = [*(batches or [photo.group for photo in photos]), *(f"garment-{n}" for n in range(garments))]
     (out / "things.json").write_text(json.dumps({"groups": groups, "photos": len(photos), "seed": seed}))
+
+
+def stamps(photos: list[Photo]) -> str:
+    """Another one when a file is another, was changed, or stands elsewhere in the list; no file is opened."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        status = photo.path.stat()
+        digest.update(f"{photo.path}\0{photo.group}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
 
 
 def main() -> None:
     """The command line."""
+    from encoders.backbone import example_inputs, imagenet_backbone
+    from encoders.export import write_onnx
+    from encoders.training.network import Early
+
     parser = argparse.ArgumentParser(description="Make and keep the training views.")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds clothing/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the views (about 1 GB)")
@@ -188,7 +217,11 @@ def main() -> None:
     model = chosen.out / "early.onnx"
     write_onnx(Early(imagenet_backbone()), model, {"pixels": example_inputs(2)[0]}, "early")
     photos = [photo for photo in clothing(chosen.data) if int(photo.group) % HELD_OUT]
-    make(photos, chosen.garments, model, chosen.seed, chosen.out, chosen.processes)
+
+    def tick(done: int, total: int) -> None:
+        print(f"\r{done} of {total} things", end="", file=sys.stderr, flush=True)
+
+    make(photos, chosen.garments, model, chosen.seed, chosen.out, chosen.processes, tick=tick)
 
 
 if __name__ == "__main__":

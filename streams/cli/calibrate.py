@@ -110,7 +110,7 @@ def calibrate(
     else:
         items = catalogue(catalog, products)
         work = partial(of_catalogue, items=items, rule=rule, removed=gone, copies=copies, seed=seed, largest=largest)
-    measured, version = run(_measure(settings, work, cache))
+    measured, version = run(_measure(settings, work, cache, base.leave_out))
     if unknown := sorted(set(gone) - set(measured.removed)):
         say(f"{taken_out}: no such pair here: {', '.join(unknown)}")
     if review:
@@ -132,7 +132,7 @@ def _policy(path: Path | None) -> Policy:
 
 
 async def _measure(
-    settings: Settings, work: Callable[["Describer"], Awaitable["Measured"]], cache: Path | None
+    settings: Settings, work: Callable[["Describer"], Awaitable["Measured"]], cache: Path | None, leave_out: int
 ) -> tuple["Measured", str]:
     """What thresholds are chosen by, and the encoder's version."""
     from encoders.embedding import VectorCache
@@ -141,7 +141,7 @@ async def _measure(
     with ExitStack() as stack:
         kept = stack.enter_context(closing(VectorCache(cache))) if cache else None
         async with Pictures(settings) as pictures:
-            return await work(Describer(pictures, kept)), pictures.version
+            return await work(Describer(pictures, kept, leave_out)), pictures.version
 
 
 def _show(measured: "Measured", page: Path) -> None:

@@ -37,10 +37,12 @@ class Album:
 
 
 class Describer:
-    """Makes albums. cache: where vectors are kept between two runs, if anywhere."""
+    """Makes albums. cache: where vectors are kept between two runs, if anywhere. leave_out: how many numbers at the end
+    of a design's vector the policy does not compare."""
 
-    def __init__(self, pictures: Pictures, cache: VectorCache | None) -> None:
+    def __init__(self, pictures: Pictures, cache: VectorCache | None, leave_out: int = 0) -> None:
         self._pictures = pictures
+        self._leave_out = leave_out
         self._cache = cache
         self._ignores_domain: bool | None = None
 
@@ -60,7 +62,7 @@ class Describer:
                 seen += [_without_pixels(one) for one in good]
                 bar(len(used) + len(broken))
         gallery, designs = (_described(seen, vectors[domain]) for domain in ("catalog", "generated"))
-        return Album(used, [one.digest for one in seen], gallery, designs, broken)
+        return Album(used, [one.digest for one in seen], gallery, designs.asking(self._leave_out), broken)
 
     async def copies(self, paths: Sequence[Path], seed: int) -> dict[str, Described]:
         """An edited copy of every picture, as a design, by the name of the edit."""
@@ -74,7 +76,7 @@ class Describer:
                     vectors.append(await self._encode([one], "generated"))
                     seen.append(_without_pixels(one))
                     bar(number * len(paths) + i + 1)
-                made[name] = _described(seen, vectors)
+                made[name] = _described(seen, vectors).asking(self._leave_out)
         return made
 
     async def _both(self, images: Sequence[CheckedImage]) -> dict[Domain, NDArray[np.float32]]:

@@ -100,14 +100,16 @@ class VectorIndex:
             for tail in self._tails.values():
                 tail.drop_below(row_key(self._shard, position))
 
-    def search(self, entries: Sequence[Entry], limit: int) -> list[tuple[Found, ...]]:
-        """For every design, what is near each of its pictures: one call to the store for all, one matrix product."""
+    def search(self, entries: Sequence[Entry], limit: int, leave_out: int = 0) -> list[tuple[Found, ...]]:
+        """For every design, what is near each of its pictures: one call to the store for all, one matrix product.
+        leave_out: how many numbers at the end of the designs' vectors are not compared."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for i, entry in enumerate(entries):
             groups[entry.record.encoder].append(i)
         answers: list[tuple[Found, ...]] = [()] * len(entries)
         for encoder, members in groups.items():
             queries = np.concatenate([vectors_of(entries[i].record.pictures) for i in members])
+            queries[:, max(0, queries.shape[1] - leave_out) :] = 0
             found, start = self._search(encoder, queries, limit), 0
             for i in members:
                 end = start + len(entries[i].record.pictures)

@@ -126,7 +126,7 @@ class Memory:
     def _hits(
         self, entries: Sequence[Entry], wanted: Sequence[int], limit: int, policy: Policy, before: dict[int, Hits]
     ) -> dict[int, Hits]:
-        near = self.index.search([entries[i] for i in wanted], limit)
+        near = self.index.search([entries[i] for i in wanted], limit, policy.leave_out)
         return {
             i: Hits(
                 found,

@@ -12,6 +12,9 @@ from streams.events import Policy, Step
 
 SHIPPED: Final = Path(__file__).with_name("policy.toml")
 
+RECOLOUR: Final = Path(__file__).with_name("recolour.toml")
+"""The shipped policy under which a garment in another colour is a duplicate; its name is `recolour`."""
+
 
 class _Hash(msgspec.Struct, forbid_unknown_fields=True):
     distance: int
@@ -32,12 +35,13 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     neighbours: int = 5
     advisory: bool = False
     steps: tuple[_Step, ...] = ()
+    leave_out: int = 0
     record: dict[str, Any] = {}
 
 
 def load_policy(path: Path | None) -> Policy:
-    """The policy in a TOML file; none: the shipped one. Fatal when it is not one."""
-    path = path or SHIPPED
+    """The policy in a TOML file; none: the shipped one; "recolour": the other one. Fatal when it is not one."""
+    path = RECOLOUR if path == Path("recolour") else path or SHIPPED
     try:
         return parse_policy(path.read_text("utf-8"))
     except (OSError, ValueError, msgspec.ValidationError) as error:
@@ -62,6 +66,7 @@ def parse_policy(text: str) -> Policy:
             "neighbours": file.neighbours,
             "advisory": file.advisory,
             "steps": [msgspec.structs.asdict(step) for step in file.steps],
+            "leave_out": file.leave_out,
         },
         Policy,
     )

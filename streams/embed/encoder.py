@@ -96,17 +96,19 @@ class Canary:
 
     @classmethod
     def beside(cls, model: Path) -> "Canary":
-        """The one stored next to a model file by `encoders.export`."""
+        """The one stored next to a model file by `encoders.training.export`."""
         path = model.with_name("canary.json")
         try:
             stored = json.loads(path.read_text())
             version, digest = str(stored["version"]), stored["pixels_sha256"]
             vector = np.array(stored["vector"], np.float32)
         except (OSError, ValueError, KeyError) as error:
-            raise Fatal(f"{path} cannot be used: {error!r}; make the model again with encoders.export") from error
+            raise Fatal(
+                f"{path} cannot be used: {error!r}; make the model again with encoders.training.export"
+            ) from error
         pixels = canary_pixels()
         if hashlib.sha256(pixels.tobytes()).hexdigest() != digest:
-            raise Fatal(f"{path} belongs to another canary picture; make the model again with encoders.export")
+            raise Fatal(f"{path} belongs to another canary picture; make it again with encoders.training.export")
         return cls(version, pixels, vector)
 
     def check(self, answer: Vectors) -> None:

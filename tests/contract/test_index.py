@@ -101,6 +101,29 @@ def test_hits_are_exact_however_much_is_sealed(store: Store, in_memory: bool) ->
                     check(one, scores, limit)
 
 
+def test_what_is_left_out_of_a_query_is_not_compared(store: Store) -> None:
+    """Whole or sealed in part; and the rows stay as they are."""
+    entries = records(90)
+
+    def without(entry: Entry, n: int) -> Entry:
+        pictures = [np.frombuffer(p.vector, "<i2").copy() for p in entry.record.pictures]
+        for vector in pictures:
+            vector[DIM - n :] = 0
+        cut = tuple(Picture(b"", b"", 0, b"", vector.tobytes()) for vector in pictures)
+        return replace(entry, record=msgspec.structs.replace(entry.record, pictures=cut))
+
+    index = VectorIndex(store, SHARD, 0, in_memory=False)
+    index.add_entries(entries)
+    for position in (0, 45):
+        sealed(store, entries, index, position)
+        for n in (1, 5, 0):
+            for query, found in zip(entries[::17], index.search(entries[::17], 20, n), strict=True):
+                for one, scores in zip(found, exact(entries, without(query, n)), strict=True):
+                    check(one, scores, 20)
+    nothing = index.search(entries[:1], 20, DIM + 1)
+    assert all((found.scores == 0).all() for found in nothing[0])
+
+
 def test_both_modes_give_the_same_answer(store: Store) -> None:
     entries = records(150, seed=3)
     modes = [VectorIndex(store, SHARD, 0, in_memory=in_memory) for in_memory in (False, True)]

@@ -104,6 +104,7 @@ class Folding:
 
     def _hits(self, record: LogRecord, limit: int) -> Hits:
         queries = np.array([np.frombuffer(picture.vector, "<i2") for picture in record.pictures])
+        queries[:, max(0, queries.shape[1] - self._policy.leave_out) :] = 0
         near = self._rows[record.encoder].search(queries, limit)
         return Hits(tuple(near), self._hashes.firing(record.pictures, self._policy))
 

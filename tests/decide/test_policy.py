@@ -29,6 +29,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     use_digest = false
     neighbours = 7
     advisory = true
+    leave_out = 64
     categories = { Shoes = 0.95, "é" = 1 }
     hash = { distance = 12, colour = 20, quality = 60 }
     steps = [
@@ -46,6 +47,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         hash_quality=60,
         neighbours=7,
         advisory=True,
+        leave_out=64,
         steps=(
             Step(rows=1024, similarity=0.92, categories={"Shoes": 0.96, "é": 1.0, "Hats": 0.5}),
             Step(rows=4096, similarity=0.93, categories={"Shoes": 0.97, "é": 1.0, "Hats": 0.6}, extrapolated=True),
@@ -86,6 +88,11 @@ def test_steps_are_part_of_the_version() -> None:
     }
     assert len(versions) == 5
     assert msgspec.structs.replace(flat, similarity=0.8).version == Policy(similarity=0.8).version != flat.version
+
+
+def test_what_is_left_out_is_part_of_the_version() -> None:
+    assert len({Policy(similarity=0.9, leave_out=n).version for n in (0, 1, 64)}) == 3
+    assert Policy(similarity=0.9, leave_out=0).version == Policy(similarity=0.9).version
 
 
 def test_a_policy_with_steps_is_the_same_after_a_journey_through_the_log() -> None:

@@ -113,11 +113,12 @@ def test_the_policy_that_is_written_can_be_read_and_names_its_record(tmp_path: P
     scores = np.random.default_rng(0).uniform(0.2, 0.9, (1, 4000))
     made = calibrate(Negatives([3000], scores, np.full(4000, "")), FALSE_RATE)
     record = {"encoder_version": "v", "chosen": "so", "command": "c", "seed": 0, "data_sha256": "d"}
-    record |= {"hash_distance": 12, "hash_colour": 8, "hash_quality": 50}
+    record |= {"hash_distance": 12, "hash_colour": 8, "hash_quality": 50, "leave_out": 64}
     path = tmp_path / "policy.toml"
     path.write_text(policy(record, made, REPOSITORY / "encoders/records/threshold-v.json"))
     read = load_policy(path)
     assert read.similarity == made.buckets[0].pooled.similarity
+    assert read.leave_out == 64
     assert [step.rows for step in read.steps] == [1 << k for k in range(10, 21)]
     assert (read.use_hash, HashRule(read.hash_distance, read.hash_colour, read.hash_quality)) == (True, (12, 8, 50))
     kept = tomllib.loads(path.read_text())["record"]

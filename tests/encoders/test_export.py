@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from PIL import Image
 
-from encoders.backbone import DIM, FEATURES, DesignEncoder, example_inputs, imagenet_backbone, rooted
-from encoders.data import EDITS, clothing, content_hash
+from encoders.backbone import DIM, example_inputs, rooted
+from encoders.data import EDITS, HELD_OUT, clothing, content_hash
 from encoders.export import RECORDS, fit_reduction, session, write_canary, write_onnx
 from encoders.preprocess import canary_pixels, encoder_version
+from encoders.training.network import TwoBlockEncoder
+from encoders.training.restore import restored
 
-MODEL = Path(__file__).resolve().parents[2] / "triton_models/design_encoder/1/model.onnx"
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL = REPOSITORY / "triton_models/design_encoder/1/model.onnx"
+DATA = REPOSITORY.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +30,10 @@ def record() -> Any:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> DesignEncoder:
-    """The shipped model as a torch module: its own reduction on the installed ImageNet weights."""
+def shipped() -> TwoBlockEncoder:
+    """The shipped model as a torch module."""
     torch.set_num_threads(1)
-    arrays = {tuple(one.dims): one for one in onnx.load(MODEL).graph.initializer}
-    weight, bias = (
-        torch.from_numpy(numpy_helper.to_array(arrays[shape]).copy()) for shape in ((FEATURES, DIM), (DIM,))
-    )
-    encoder = DesignEncoder(imagenet_backbone(), weight, bias)
-    encoder.eval()
-    return encoder
+    return restored(MODEL)
 
 
 def inputs(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
@@ -51,7 +47,7 @@ def pictures() -> NDArray[np.uint8]:
     return np.concatenate([canary_pixels()[None], noise, flat])
 
 
-def test_onnx_equals_torch(shipped: DesignEncoder) -> None:
+def test_onnx_equals_torch(shipped: TwoBlockEncoder) -> None:
     pixels = pictures()
     with torch.no_grad():
         expected = shipped(torch.from_numpy(pixels), torch.zeros(len(pixels), 1, dtype=torch.int32)).numpy()
@@ -79,7 +75,7 @@ def test_two_threads_give_the_same_vectors() -> None:
     assert np.abs(two.run(None, inputs(pictures()))[0] - one.run(None, inputs(pictures()))[0]).max() < 1e-5
 
 
-def test_exporting_again_gives_the_same_bytes(shipped: DesignEncoder, record: dict[str, Any], tmp_path: Path) -> None:
+def test_exporting_again_gives_the_same_bytes(shipped: TwoBlockEncoder, record: dict[str, Any], tmp_path: Path) -> None:
     pixels, domain = example_inputs(2)
 
     def export(name: str) -> str:
@@ -95,6 +91,16 @@ def test_the_record_is_of_this_model(record: dict[str, Any]) -> None:
     assert record["version"] == encoder_version(MODEL)
     assert record["bytes"] == MODEL.stat().st_size
     assert all(record["scores_on_held_out_senders"][edit]["recall_at_1"] > 0.95 for edit in EDITS)
+
+
+@pytest.mark.realdata
+def test_it_was_trained_on_the_photographs_that_may_train_it_and_no_others(record: dict[str, Any]) -> None:
+    if not (DATA / "clothing").is_dir():
+        pytest.skip(f"{DATA / 'clothing'} is not there; it is not part of the repository")
+    photos = clothing(DATA)
+    assert record["data"]["set"] == "clothing (CC0)"
+    assert record["data"]["sha256"] == content_hash(photo.path for photo in photos)
+    assert record["data"]["trained_on"] == sum(int(photo.group) % HELD_OUT > 0 for photo in photos)
 
 
 def test_the_canary_is_of_this_model(tmp_path: Path) -> None:

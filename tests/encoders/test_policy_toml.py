@@ -36,7 +36,8 @@ def read(folder: Path, text: str) -> Policy:
 
 
 def test_the_service_reads_what_was_meant(tmp_path: Path) -> None:
-    text = render(MADE, Rest(HashRule(12, 10, 50), use_digest=False, neighbours=7, advisory=True), {"rate": 0.01})
+    rest = Rest(HashRule(12, 10, 50), use_digest=False, neighbours=7, advisory=True, leave_out=64)
+    text = render(MADE, rest, {"rate": 0.01})
     assert read(tmp_path, text) == Policy(
         similarity=0.9,
         categories={"hats": 0.8, 'caps "é"\n': 0.85},
@@ -46,6 +47,7 @@ def test_the_service_reads_what_was_meant(tmp_path: Path) -> None:
         hash_quality=50,
         neighbours=7,
         advisory=True,
+        leave_out=64,
         steps=(
             Step(rows=256, similarity=0.91, categories={"hats": 0.82, 'caps "é"\n': 0.86}),
             Step(rows=512, similarity=0.95, categories={"hats": 0.9, 'caps "é"\n': 1.0}, extrapolated=True),

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from encoders.evaluation import catalogue, report, sizes, sources, table
+from encoders.evaluation import catalogue, report, sizes, table
 from encoders.evaluation.command import SHIPPED, Named, Request, measure, named
 from encoders.evaluation.run import Result
 from encoders.evaluation.sources import Limits, Sources
@@ -170,10 +170,6 @@ def test_wrong_use(wrong: list[str]) -> None:
     result = CliRunner().invoke(app, ["evaluate", *wrong])
     assert result.exit_code == 2
     assert "Traceback" not in result.output
-
-
-def test_the_held_out_senders_are_those_that_training_leaves_out() -> None:
-    assert sources.HELD_OUT_SENDERS == pytest.importorskip("encoders.export").HELD_OUT
 
 
 def test_suites_are_all_different() -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from encoders.data import HELD_OUT
 from encoders.embedding import Embedder
 from encoders.evaluation import catalogue
 from encoders.evaluation.library import Model
 from encoders.evaluation.run import Result, evaluate
-from encoders.evaluation.sources import HELD_OUT_SENDERS, Limits, Sources
+from encoders.evaluation.sources import Limits, Sources
 from streams.local import REPOSITORY
 
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -39,7 +40,7 @@ def test_every_suite_can_be_made(results: list[Result]) -> None:
 
 
 def test_only_what_was_held_out_is_scored(sources: Sources) -> None:
-    assert {int(item.group.split()[-1]) % HELD_OUT_SENDERS for item in sources.clothing} == {0}
+    assert {int(item.group.split()[-1]) % HELD_OUT for item in sources.clothing} == {0}
 
 
 def test_colourways_stay_together(sources: Sources) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from encoders.backbone import Backbone, imagenet_backbone
+from encoders.training.colour import ColourRecipe, learn_colour
 from encoders.training.network import (
     COLOUR_SHARE,
     EARLY,
@@ -147,7 +148,9 @@ def test_a_thing_is_no_negative_of_itself(folder: Path, backbone: Backbone) -> N
             queue.push(structure, torch.from_numpy(called))
             parts = step_loss(late, late, views, things, np.random.default_rng(5), queue, RECIPE)[1]
             losses.append((parts["same"], parts["logistic"]))
-    assert all(right < wrong - 0.05 for right, wrong in zip(*losses, strict=True)), losses
+    right, wrong = losses
+    assert right[0] < wrong[0] - 0.05, losses
+    assert right[1] < wrong[1], losses
 
 
 def test_the_first_reduction_tells_the_things_apart(folder: Path, begun: Late) -> None:
@@ -223,3 +226,19 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert max(rates) == rates[99] == 1
     assert rates[100:] == sorted(rates[100:], reverse=True)
     assert rates[-1] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_the_colour_block_learns_alone(folder: Path, begun: Late) -> None:
+    """A dyed garment ends farther away than another view, and nothing but the colour layers moves."""
+    views, late = Views(folder), copy.deepcopy(begun)
+    before = {name: weight.clone() for name, weight in late.state_dict().items()}
+    learn_colour(late, views, ColourRecipe(steps=60, batch=16, things=30))
+    moved = {name for name, weight in late.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in before if name.startswith(("hue.", "colour."))}
+    things = np.flatnonzero(views.there[:, 8:].all(axis=1))
+    with torch.no_grad():
+        one, other, dyed = (late.blocks_of(views.take(things, np.full(len(things), view)))[1] for view in (1, 2, 8))
+    assert (one * other).sum(dim=1).mean() > (one * dyed).sum(dim=1).mean() + 0.3
+    again = copy.deepcopy(begun)
+    learn_colour(again, views, ColourRecipe(steps=60, batch=16, things=30))
+    assert torch.equal(again.colour[0].weight, late.colour[0].weight)
