@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from streams.cli import (
+    adapt,
     calibrate,
     catalog,
     check,
@@ -81,6 +82,7 @@ app.add_typer(verdicts.app, name="verdicts", rich_help_panel=_EVENTS)
 app.command(rich_help_panel=_EVENTS)(check.check)
 app.command(rich_help_panel=_EVENTS)(match.match)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=_CARE)
+app.command(rich_help_panel=_CARE)(adapt.adapt)
 app.command(rich_help_panel=_CARE)(calibrate.calibrate)
 app.command(rich_help_panel=_CARE)(rebuild.rebuild)
 app.command(rich_help_panel=_CARE)(embed.embed)
