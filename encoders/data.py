@@ -75,6 +75,18 @@ def load(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
+def upright(path: Path, most_px: int) -> Image.Image:
+    """The picture as the service sees it, RGB on white, its long side at most `most_px`."""
+    with Image.open(path) as image:
+        image.draft("RGB", (most_px, most_px))
+        turned = ImageOps.exif_transpose(image)
+        turned.thumbnail((most_px, most_px), reducing_gap=3.0)
+        layer = turned.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    white.alpha_composite(layer)
+    return white.convert("RGB")
+
+
 def content_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over file names and contents in the order of the names: one hexadecimal string for a data set."""
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ picture is opened here.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,20 @@ class Described(NamedTuple):
     bits: NDArray[np.int8]
     quality: NDArray[np.int16]
     colour: NDArray[np.int16]
+
+    @classmethod
+    def of(
+        cls, vectors: NDArray[Any], hashes: Sequence[bytes], quality: Sequence[int], colours: Sequence[bytes]
+    ) -> "Described":
+        """From what log records hold. Shape: vectors (n, dim) lattice values; n hashes of 32 bytes, colours of 48."""
+        n = len(hashes)
+        bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(n, 256)
+        return cls(
+            vectors.astype(np.float32),
+            2 * bits.astype(np.int8) - 1,
+            np.array(quality, np.int16),
+            np.frombuffer(b"".join(colours), np.uint8).reshape(n, 48).astype(np.int16),
+        )
 
     def at(self, rows: NDArray[np.intp] | slice) -> "Described":
         """Some of the pictures."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from encoders import data
 from encoders.data import Photo
 from encoders.described import LATTICE, Described
 from encoders.preprocess import Domain
@@ -36,25 +37,15 @@ class Picture:
 
 
 def upright(path: Path) -> Image.Image:
-    """The picture as the service sees it, RGB on white, its long side at most 512 px."""
-    with Image.open(path) as image:
-        image.draft("RGB", (_READ_PX, _READ_PX))
-        turned = ImageOps.exif_transpose(image)
-        turned.thumbnail((_READ_PX, _READ_PX), reducing_gap=3.0)
-        layer = turned.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    white.alpha_composite(layer)
-    return white.convert("RGB")
+    """The picture as the service sees it, its long side at most 512 px."""
+    return data.upright(path, _READ_PX)
 
 
 def described(pictures: Sequence[Picture], vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Described:
     """Pictures with their vectors, for scores as the service counts them. Shape: n, (n, dim) unit rows."""
-    n = len(pictures)
-    bits = np.unpackbits(np.frombuffer(b"".join(one.hash for one in pictures), np.uint8)).reshape(n, 256)
-    colour = np.frombuffer(b"".join(one.colour for one in pictures), np.uint8).reshape(n, 48)
-    return Described(
-        np.rint(vectors * LATTICE).astype(np.float32),
-        2 * bits.astype(np.int8) - 1,
-        np.array([one.quality for one in pictures], np.int16),
-        colour.astype(np.int16),
+    return Described.of(
+        np.rint(vectors * LATTICE),
+        [one.hash for one in pictures],
+        [one.quality for one in pictures],
+        [one.colour for one in pictures],
     )

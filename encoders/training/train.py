@@ -1,6 +1,6 @@
 """Trains the late half of the shipped encoder on cached views, and keeps the average of its weights.
 
-    python -m encoders.training.train --views DIR --out DIR --steps 1000
+    python -m encoders.training.train --views DIR --out DIR
 
 Resumes from its last checkpoint. A step takes some things, half of them from one sender (so that the background tells
 nothing), of each two views and a near miss. Each block of the vector has losses of its own: in a joint one structure
@@ -47,9 +47,9 @@ _WEIGHT_SIZE: Final = 0.1
 class Recipe:
     """What a run is made of; it stands in the model's record."""
 
-    steps: int = 1000
-    things: int = 96
-    learning_rate: float = 3e-5
+    steps: int = 800
+    things: int = 80
+    learning_rate: float = 1e-4
     structure_rate: float = 3e-4
     colour_rate: float = 2e-3
     queue: int = 4096

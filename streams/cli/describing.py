@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from encoders.data import EDITS
+from encoders.data import EDITS, upright
 from encoders.described import Described
 from encoders.embedding import VectorCache
 from encoders.preprocess import Domain
@@ -72,7 +72,7 @@ class Describer:
                 rng = np.random.default_rng((seed, number))
                 seen, vectors = list[CheckedImage](), list[NDArray[np.float32]]()
                 for i, path in enumerate(paths):
-                    one = check_image(_png(edit(_opened(path), rng)), ImageLimits())
+                    one = check_image(_png(edit(upright(path, _COPY_PX), rng)), ImageLimits())
                     vectors.append(await self._encode([one], "generated"))
                     seen.append(_without_pixels(one))
                     bar(number * len(paths) + i + 1)
@@ -107,27 +107,12 @@ def _without_pixels(image: CheckedImage) -> CheckedImage:
 
 
 def _described(seen: Sequence[CheckedImage], vectors: Sequence[NDArray[np.float32]]) -> Described:
-    n = len(seen)
-    bits = np.unpackbits(np.frombuffer(b"".join(one.hash for one in seen), np.uint8)).reshape(n, 256)
-    colour = np.frombuffer(b"".join(one.colour for one in seen), np.uint8).reshape(n, 48)
-    return Described(
-        lattice(np.concatenate(vectors)).astype(np.float32),
-        2 * bits.astype(np.int8) - 1,
-        np.array([one.quality for one in seen], np.int16),
-        colour.astype(np.int16),
+    return Described.of(
+        lattice(np.concatenate(vectors)),
+        [one.hash for one in seen],
+        [one.quality for one in seen],
+        [one.colour for one in seen],
     )
-
-
-def _opened(path: Path) -> Image.Image:
-    """Upright, RGB on white, not too large."""
-    with Image.open(path) as image:
-        image.draft("RGB", (_COPY_PX, _COPY_PX))
-        upright = ImageOps.exif_transpose(image)
-        upright.thumbnail((_COPY_PX, _COPY_PX), reducing_gap=3.0)
-        layer = upright.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    white.alpha_composite(layer)
-    return white.convert("RGB")
 
 
 def _png(image: Image.Image) -> bytes:
