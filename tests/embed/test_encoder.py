@@ -307,7 +307,7 @@ def test_a_canary_that_does_not_belong(tmp_path: Path, changes: dict[str, Any]) 
 
 
 def test_no_canary(tmp_path: Path) -> None:
-    with pytest.raises(Fatal, match=r"encoders\.export"):
+    with pytest.raises(Fatal, match=r"encoders\.training\.export"):
         Canary.beside(tmp_path / "model.onnx")
 
 
