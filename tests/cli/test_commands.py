@@ -46,11 +46,16 @@ class Process:
     def __init__(self, folder: Path, *arguments: str, **env: object) -> None:
         self.log = folder / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
         values = {f"DESIGN_DEDUP_{name.upper()}": str(value) for name, value in env.items()}
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli.main", *arguments],
-                env={**os.environ, **values}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        # A shell's background jobs ignore SIGINT, and so would what they start.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with self.log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "streams.cli.main", *arguments],
+                    env={**os.environ, **values}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     @property
     def text(self) -> str:
