@@ -29,12 +29,13 @@ _REMEMBERED_STEPS = 8.0
 
 
 def recipe(request: Request) -> Recipe:
-    """Training's own one, with fewer steps; without `whole`, nothing below the head moves."""
+    """Training's own one, with fewer steps; without `whole`, nothing below the head moves. The attention knows already
+    where a garment is, and the colour block is learnt after this."""
     usual = Recipe()
     return replace(
         usual, steps=request.steps, seed=request.seed,
         learning_rate=request.pace * usual.learning_rate if request.whole else 0.0,
-        structure_rate=request.pace * usual.structure_rate, colour_rate=request.pace * usual.colour_rate,
+        structure_rate=request.pace * usual.structure_rate, colour_weight=0.0, dyed_weight=0.0,
         average=min(usual.average, max(0.0, 1 - _REMEMBERED_STEPS / request.steps)),
     )  # fmt: skip
 
