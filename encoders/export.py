@@ -6,18 +6,16 @@ What the shipped file is made of: `encoders.training.export`.
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from encoders.data import EDITS, Photo, load
+from encoders.embedding import Embedder
 from encoders.preprocess import canary_pixels, encoder_version
 
 Floats = NDArray[np.float64]
@@ -71,17 +69,10 @@ def write_onnx(module: torch.nn.Module, path: Path, inputs: dict[str, torch.Tens
     return encoder_version(path)
 
 
-def session(path: Path) -> Any:
-    """An ONNX Runtime session on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def write_canary(model: Path) -> None:
     """Store the model's answer to the canary picture beside it, as both domains."""
     pixels = canary_pixels()
-    vector = session(model).run(["embedding"], {"pixels": pixels[None], "domain": np.zeros((1, 1), np.int32)})[0][0]
+    vector = Embedder(model).pixels([pixels], "catalog")[0]
     answer = {
         "version": encoder_version(model),
         "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
@@ -90,14 +81,9 @@ def write_canary(model: Path) -> None:
     model.with_name("canary.json").write_text(json.dumps(answer) + "\n")
 
 
-def score(
-    photos: list[Photo], embed: Callable[[list[Image.Image]], NDArray[Any]], rng: np.random.Generator
-) -> dict[str, object]:
-    """Recall at 1 of edited copies among all held-out photos, and the median cosine of a copy and of a stranger.
-
-    embed: n RGB images -> (n, dim) unit rows.
-    """
-    gallery = np.concatenate([embed([load(photo.path)]) for photo in photos])
+def score(photos: list[Photo], model: Embedder, rng: np.random.Generator) -> dict[str, object]:
+    """Recall at 1 of edited copies among all held-out photos, and the median cosine of a copy and of a stranger."""
+    gallery = np.concatenate([model.images([load(photo.path)], "catalog") for photo in photos])
     chosen = rng.permutation(len(photos))[:200]
     senders = np.array([photo.group for photo in photos])
     strangers = gallery[chosen] @ gallery.T
@@ -107,7 +93,9 @@ def score(
         "median_cosine_nearest_stranger": round(float(np.median(strangers.max(axis=1))), 4),
     }  # fmt: skip
     for edit, apply in EDITS.items():
-        similarity = np.concatenate([embed([apply(load(photos[i].path), rng)]) for i in chosen]) @ gallery.T
+        similarity = np.concatenate([
+            model.images([apply(load(photos[i].path), rng)], "catalog") for i in chosen
+        ]) @ gallery.T  # fmt: skip
         result[edit] = {
             "recall_at_1": round(float((similarity.argmax(axis=1) == chosen).mean()), 4),
             "median_cosine": round(float(np.median(similarity[np.arange(len(chosen)), chosen])), 4),

@@ -16,7 +16,8 @@ from PIL import Image
 
 from encoders.backbone import FEATURES, Backbone, example_inputs, rooted
 from encoders.data import load
-from encoders.export import session, write_onnx
+from encoders.embedding import session
+from encoders.export import write_onnx
 from encoders.preprocess import encoder_version, to_pixels
 
 Rows = NDArray[np.float32]

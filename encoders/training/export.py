@@ -8,7 +8,6 @@ The weights are the averaged ones of the run's checkpoint. Not for training.
 import argparse
 import json
 import platform
-from collections.abc import Callable
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +15,11 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from encoders.backbone import NETWORK_PX, example_inputs, imagenet_backbone
 from encoders.data import HELD_OUT, clothing, content_hash
-from encoders.export import OPSET, RECORDS, score, session, write_canary, write_onnx
-from encoders.preprocess import to_pixels
+from encoders.embedding import Embedder
+from encoders.export import OPSET, RECORDS, score, write_canary, write_onnx
 from encoders.training.colour import FILE
 from encoders.training.network import COLOUR_SHARE, SPLIT, Early, Late, TwoBlockEncoder
 
@@ -81,20 +78,8 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
         },
         "packages": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "bytes": out.stat().st_size,
-        "scores_on_held_out_senders": score(held_out, embedder(out), np.random.default_rng(0)),
+        "scores_on_held_out_senders": score(held_out, Embedder(out), np.random.default_rng(0)),
     }  # fmt: skip
-
-
-def embedder(model: Path) -> Callable[[list[Image.Image]], NDArray[np.float32]]:
-    """n RGB images -> (n, dim) unit rows, by the exported file on one core."""
-    run = session(model)
-
-    def embed(images: list[Image.Image]) -> NDArray[np.float32]:
-        pixels = np.stack([to_pixels(image) for image in images])
-        inputs = {"pixels": pixels, "domain": np.zeros((len(pixels), 1), np.int32)}
-        return np.asarray(run.run(["embedding"], inputs)[0])
-
-    return embed
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from encoders.data import HELD_OUT, Photo, clothing, load
-from encoders.export import score, session
+from encoders.embedding import Embedder, session
+from encoders.export import score
 from encoders.preprocess import to_pixels
-from encoders.training.export import embedder
 
 PICTURES: Final = 200
 _TIMED: Final = 60
@@ -78,7 +78,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     quantise(chosen.model, [trained_on[i] for i in rng.permutation(len(trained_on))[:PICTURES]], chosen.out)
     for path in (chosen.model, chosen.out):
-        scores = score(held_out, embedder(path), np.random.default_rng(0))
+        scores = score(held_out, Embedder(path), np.random.default_rng(0))
         print(json.dumps({
             "model": path.name, "bytes": path.stat().st_size,
             "ms_an_image_on_one_core": milliseconds(path, held_out[:_TIMED]), "scores": scores,

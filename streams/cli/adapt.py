@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from streams.cli.console import line, out, plain, progress, run, say, settings_or_usage
+from streams.cli.console import line, out, plain, policy_or_usage, progress, run, say, settings_or_usage
 from streams.cli.pictures import Named, Pictures, in_folder_or_list
-from streams.decide.policy import load_policy
 from streams.embed.encoder import model_path
 from streams.errors import Fatal, Invalid
 from streams.events import Policy
@@ -49,7 +48,7 @@ def adapt(
     things: Annotated[
         int, typer.Option(min=2, help="Most pictures to train on; each takes 0.3 s of a core, 0.2 MB.")
     ] = _THINGS,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training, a second of a core each.")] = _STEPS,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training, 2.5 s of a core each.")] = _STEPS,
     whole: Annotated[bool, typer.Option("--whole", help="Train the late blocks of the network too.")] = False,
     pace: Annotated[float, typer.Option(min=0, help="Factor of all learning rates.")] = 1.0,
     rate: Annotated[
@@ -88,7 +87,7 @@ def adapt(
     """
     learning = _learning()
     settings = settings_or_usage()
-    rules = _policy(policy or settings.policy_file)
+    rules = policy_or_usage(policy)
     beginning = base or model_path(settings.model_repository)
     named: dict[Domain, list[Named]] = {
         "catalog": in_folder_or_list(catalog),
@@ -123,13 +122,6 @@ def _learning() -> Any:
         if (error.name or "").startswith(("encoders", "streams")):
             raise
         raise Fatal(f"{error.name} is not installed: pip install 'design-dedup[train]'") from error
-
-
-def _policy(path: Path | None) -> Policy:
-    try:
-        return load_policy(path)
-    except Fatal as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 def _pictures(settings: Settings, named: "dict[Domain, list[Named]]", work: Path) -> "list[Picture]":

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from streams.cli.calibration_sources import catalogue, labelled, removed
-from streams.cli.console import run, say, settings_or_usage
+from streams.cli.console import policy_or_usage, run, say, settings_or_usage
 from streams.cli.pictures import EncoderWord, Pictures
 from streams.errors import Fatal
-from streams.events import Policy
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def calibrate(
     if (pairs is not None and products is not None) or (catalog and rows is not None):
         raise typer.BadParameter("--products belongs to --catalog, --rows to --pairs")
     settings = settings_or_usage().model_copy(update={"encoder": encoder.value})
-    base, gone = _policy(policy or settings.policy_file), removed(taken_out)
+    base, gone = policy_or_usage(policy), removed(taken_out)
 
     from encoders.calibration import NoThreshold, TooFew
     from encoders.calibration import calibrate as choose
@@ -120,15 +119,6 @@ def calibrate(
     except (TooFew, NoThreshold) as error:
         raise Fatal(str(error)) from error
     answer(made, measured, base, {"command": _command(context), "encoder_version": version}, out)
-
-
-def _policy(path: Path | None) -> Policy:
-    from streams.decide.policy import load_policy
-
-    try:
-        return load_policy(path)
-    except Fatal as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 async def _measure(

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import typer
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from streams.errors import Fatal
+from streams.events import Policy
 from streams.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -58,6 +60,16 @@ def settings_or_usage() -> Settings:
     """The settings; a wrong one is a usage error, since the person who called can correct it."""
     try:
         return load_settings()
+    except Fatal as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def policy_or_usage(path: Path | None) -> Policy:
+    """The policy in a file, the setting's or the shipped one; a wrong one is a usage error too."""
+    from streams.decide.policy import load_policy
+
+    try:
+        return load_policy(path or settings_or_usage().policy_file)
     except Fatal as error:
         raise typer.BadParameter(str(error)) from error
 

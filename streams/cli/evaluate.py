@@ -14,8 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streams.cli.console import err, line, out, settings_or_usage
-from streams.decide.policy import SHIPPED as SHIPPED_POLICY
-from streams.decide.policy import load_policy
+from streams.decide.policy import load_policy, policy_path
 from streams.errors import Fatal
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _request(
             raise FileNotFoundError(f"there is no model {path}")
     given = _thresholds(thresholds, paths)
     entries = (QUICK if quick else FULL).gallery
-    policy = settings_or_usage().policy_file or SHIPPED_POLICY
+    policy = policy_path(settings_or_usage().policy_file)
     chosen = [
         Named(name, path, given.get(name, _of_policy(policy, encoder_version(path), entries)))
         for name, path in paths.items()
@@ -138,10 +137,12 @@ def _thresholds(texts: list[str], names: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _of_policy(path: Path, version: str, entries: int) -> float | None:
-    """The threshold at so many rows of a policy that was calibrated on this encoder; None of any other policy."""
+    """The threshold at so many rows of a policy that was calibrated on this encoder and compares whole vectors, as is
+    done here; None of any other policy."""
     policy = load_policy(path)
     record = tomllib.loads(path.read_text("utf-8")).get("record", {})
-    return policy.threshold("", entries) if record.get("encoder_version") == version else None
+    fits = record.get("encoder_version") == version and not policy.leave_out
+    return policy.threshold("", entries) if fits else None
 
 
 def _measure(request: "Request", tick: "Tick") -> "list[Result]":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from msgspec.structs import replace
 
-from streams.cli.console import EXIT_FAILED, line, progress, run, say, settings_or_usage
+from streams.cli.console import EXIT_FAILED, line, policy_or_usage, progress, run, say, settings_or_usage
 from streams.cli.pictures import EncoderWord, Named, Pictures, in_folder_or_list
 from streams.cli.writing import whole_file
 from streams.errors import Fatal, Invalid
@@ -59,19 +59,10 @@ def match(
     out. In both cases the exit code is 1.
     """
     settings = settings_or_usage().model_copy(update={"encoder": encoder.value})
-    rules = _rules(policy or settings.policy_file)
+    rules = policy_or_usage(policy)
     items, asked = in_folder_or_list(catalog), in_folder_or_list(designs)
     if run(_match(settings, rules, items, asked, out, top)):
         raise typer.Exit(EXIT_FAILED)
-
-
-def _rules(path: Path | None) -> Policy:
-    from streams.decide.policy import load_policy
-
-    try:
-        return load_policy(path)
-    except Fatal as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 async def _match(

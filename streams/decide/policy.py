@@ -39,9 +39,14 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     record: dict[str, Any] = {}
 
 
+def policy_path(path: Path | None) -> Path:
+    """The file that is meant: "recolour" and none stand for the shipped ones."""
+    return RECOLOUR if path == Path("recolour") else path or SHIPPED
+
+
 def load_policy(path: Path | None) -> Policy:
     """The policy in a TOML file; none: the shipped one; "recolour": the other one. Fatal when it is not one."""
-    path = RECOLOUR if path == Path("recolour") else path or SHIPPED
+    path = policy_path(path)
     try:
         return parse_policy(path.read_text("utf-8"))
     except (OSError, ValueError, msgspec.ValidationError) as error:

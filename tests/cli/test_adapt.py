@@ -122,17 +122,17 @@ def test_a_broken_picture_is_named_and_the_others_go_on(rejected: tuple[Path, Re
     assert "1 of 15 pictures (catalog) cannot be used" in rejected[1].output
 
 
-def test_a_better_one_is_kept_with_all_that_a_server_needs(
-    rejected: tuple[Path, Result],
-    folders: tuple[Path, Path],
-    base: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Whatever training says of it: measuring calls it better, which is put in place of training."""
-    out = with_views(rejected, tmp_path)
+@pytest.fixture
+def better(rejected: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose run will be kept: measuring calls it better, whatever training says."""
     monkeypatch.setattr("encoders.adaptation.figures.Comparison.kept", True)
-    result = call(folders, base, out)
+    return with_views(rejected, tmp_path)
+
+
+def test_a_better_one_is_kept_with_all_that_a_server_needs(
+    better: Path, folders: tuple[Path, Path], base: Path
+) -> None:
+    out, result = better, call(folders, base, better)
     assert result.exit_code == 0, result.output
     model = out / MODEL
     version = encoder_version(model)
@@ -159,16 +159,8 @@ def test_a_better_one_is_kept_with_all_that_a_server_needs(
     assert said["policy"]["clusters"] == 14 - said["pictures"]["catalog_trained_on"]
 
 
-def test_without_pictures_enough_there_is_no_policy(
-    rejected: tuple[Path, Result],
-    folders: tuple[Path, Path],
-    base: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    out = with_views(rejected, tmp_path)
-    monkeypatch.setattr("encoders.adaptation.figures.Comparison.kept", True)
-    result = call(folders, base, out, "--rate", 0.01)
+def test_without_pictures_enough_there_is_no_policy(better: Path, folders: tuple[Path, Path], base: Path) -> None:
+    out, result = better, call(folders, base, better, "--rate", 0.01)
     assert result.exit_code == 0, result.output
     assert "299 without a false duplicate are the least. The base's thresholds belong to another" in result.output
     assert not (out / "policy.toml").exists()

@@ -14,7 +14,8 @@ from PIL import Image
 
 from encoders.backbone import DIM, example_inputs, rooted
 from encoders.data import EDITS, HELD_OUT, clothing, content_hash
-from encoders.export import RECORDS, fit_reduction, session, write_canary, write_onnx
+from encoders.embedding import session
+from encoders.export import RECORDS, fit_reduction, write_canary, write_onnx
 from encoders.preprocess import canary_pixels, encoder_version
 from encoders.training.network import TwoBlockEncoder
 from encoders.training.restore import restored

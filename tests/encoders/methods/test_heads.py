@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from encoders.backbone import DIM, FEATURES, Backbone, rooted
-from encoders.export import session
+from encoders.embedding import session
 from encoders.methods.heads import Affine, Head, TwoDomainEncoder, export, unit
 from encoders.preprocess import canary_pixels, encoder_version
 from tests.encoders.methods.tiles import Tiles

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from encoders.backbone import DIM, FEATURES, Backbone, imagenet_backbone
-from encoders.export import session
+from encoders.embedding import session
 from encoders.methods import __main__ as command
 from encoders.methods.heads import Affine, Head, TwoDomainEncoder, export
 from encoders.methods.photo_sides import photo_sides

@@ -12,9 +12,10 @@ from PIL import Image
 
 from encoders import synthetic
 from encoders.backbone import imagenet_backbone
-from encoders.data import Photo
+from encoders.data import Photo, load
+from encoders.embedding import Embedder
 from encoders.preprocess import canary_pixels, encoder_version, to_pixels
-from encoders.training.export import embedder, export
+from encoders.training.export import export
 from encoders.training.network import Early, Late, TwoBlockEncoder
 from encoders.training.quantise import milliseconds, quantise
 
@@ -46,7 +47,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
 
 
 def vectors(model: Path, photos: list[Photo]) -> NDArray[np.float32]:
-    return embedder(model)([Image.open(photo.path).convert("RGB") for photo in photos])
+    return Embedder(model).images([load(photo.path) for photo in photos], "catalog")
 
 
 def test_onnx_equals_torch(encoder: TwoBlockEncoder, model: Path, photos: list[Photo]) -> None:
@@ -58,7 +59,7 @@ def test_onnx_equals_torch(encoder: TwoBlockEncoder, model: Path, photos: list[P
 
 def test_the_canary_is_beside_it(model: Path) -> None:
     canary = json.loads(model.with_name("canary.json").read_text())
-    again = embedder(model)([Image.fromarray(canary_pixels())])[0]
+    again = Embedder(model).pixels([canary_pixels()], "catalog")[0]
     assert canary["version"] == encoder_version(model)
     assert np.abs(again - canary["vector"]).max() < 1e-4
 
