@@ -156,11 +156,10 @@ def test_the_command(tiny: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # The policy was calibrated on the shipped model, so its threshold is carried over.
     piped = CliRunner().invoke(app, ["evaluate", "--quick", "--suite", "colourways", "--json", "-"])
     assert json.loads(piped.stdout)[0]["threshold"] == figures["threshold"]
-    # Under the other shipped one not: that is for designs without their colour block.
+    # That of the other shipped one is not: it is for designs without their colour block.
     tiny.setenv("DESIGN_DEDUP_POLICY_FILE", "recolour")
     other = CliRunner().invoke(app, ["evaluate", "--quick", "--suite", "colourways", "--json", "-"])
-    assert other.exit_code == 0, other.output
-    assert json.loads(other.stdout)[0]["threshold"] != load_policy(Path("recolour")).threshold("", QUICK.gallery)
+    assert "too few to choose a threshold from" in other.output
 
 
 @pytest.mark.parametrize(
