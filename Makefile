@@ -19,13 +19,14 @@ SHELL := /bin/sh
 # Environments are installed side by side. Bytecode comes at the first use (Triton's server writes none, so not there).
 MAKEFLAGS += --no-print-directory -j3
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench envs service-env triton-env test-env python clean
+.PHONY: help demo test lint bench faults envs service-env triton-env test-env python clean
 
 help:
 	@echo "make demo     the whole service on this machine, with pictures of its own; ends with a report"
 	@echo "make test     every check: style, types, layers, and the tests on real servers"
 	@echo "make lint     the checks that need no server"
 	@echo "make bench    figures: throughput, latency, memory"
+	@echo "make faults   every promise under staged faults, the long versions (hours); ends with a table of figures"
 	@echo "make envs     only install the three environments"
 	@echo "make clean    remove environments, caches and reports"
 
@@ -45,6 +46,10 @@ lint: $(TEST)
 
 bench: $(TEST) $(TRITON)
 	@.venv-test/bin/python -m tests.bench $(BENCH)
+
+# PYTEST="-k twins" and the like are handed on.
+faults: $(SERVICE) $(TRITON) $(TEST)
+	@FAULTS=long .venv-test/bin/python -m pytest -q --timeout=9000 tests/faults $(PYTEST)
 
 envs: $(SERVICE) $(TRITON) $(TEST)
 service-env: $(SERVICE)
