@@ -21,6 +21,7 @@ class Rest(NamedTuple):
     neighbours: int = 5
     advisory: bool = False
     leave_out: int = 0
+    revisions: int = 100
 
 
 def render(calibration: Calibration, rest: Rest, record: Mapping[str, Any]) -> str:

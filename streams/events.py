@@ -16,13 +16,14 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from numpy.typing import NDArray
 
 from streams.errors import Fatal, Invalid
 
 LATTICE: Final = 2048
 UNIT: Final = LATTICE * LATTICE
+REVISIONS: Final = 100
 """The similarity 1.0 on the integer scale on which everything is compared."""
 
 MAX_IMAGES: Final = 8
@@ -80,7 +81,11 @@ class Neighbour(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What was said of one revision of a design. The first event of a `verdict_id` is the authoritative one."""
+    """What was said of one revision of a design. The first event of a `verdict_id` is the authoritative one.
+
+    revises: of an event `verdict.revised`, the verdict_id whose place it takes; `cause` is then the item that came late
+    or was deleted. `position` is that of the item's record.
+    """
 
     verdict_id: str
     design_id: str
@@ -99,6 +104,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     shard: int
     submitted_at_ms: int
     advisory: bool
+    revises: str | UnsetType = UNSET
+    cause: str | UnsetType = UNSET
 
 
 class Picture(Struct, frozen=True, array_like=True):
@@ -136,6 +143,8 @@ class Policy(Struct, frozen=True, kw_only=True, dict=True):
 
     `similarity` and `categories` hold while fewer rows live than the first of `steps` names. `leave_out`: how many
     numbers at the end of a design's vector are not compared: its colour block, where a recolour is a duplicate.
+    `revisions`: how many earlier verdicts one change of the catalogue may revise; where it would be more, none is. 0:
+    what was said stands.
     """
 
     similarity: Threshold
@@ -149,6 +158,7 @@ class Policy(Struct, frozen=True, kw_only=True, dict=True):
     advisory: bool = False
     steps: tuple[Step, ...] = ()
     leave_out: Annotated[int, Meta(ge=0, le=4096)] = 0
+    revisions: Annotated[int, Meta(ge=0, le=REVISIONS)] = REVISIONS
 
     def __post_init__(self) -> None:
         rows = [step.rows for step in self.steps]
@@ -159,17 +169,25 @@ class Policy(Struct, frozen=True, kw_only=True, dict=True):
     def version(self) -> str:
         """Content hash: the same rules have the same version on every machine."""
         rules = msgspec.to_builtins(self, order="deterministic")
-        for name in ("steps", "leave_out"):
-            if not rules[name]:
+        for name, unused in (("steps", ()), ("leave_out", 0), ("revisions", REVISIONS)):
+            if getattr(self, name) == unused:
                 del rules[name]  # so a policy keeps the version it had before there was such a rule
         return hashlib.sha256(msgspec.json.encode(rules)).hexdigest()[:12]
 
     def threshold(self, category: str, rows: int = 0) -> float:
         """The similarity from which a design of this category is a duplicate where `rows` pictures exist: those of the
         last step with no more rows, else the policy's own."""
-        place = bisect_right(self.steps, rows, key=attrgetter("rows"))
-        rule: Policy | Step = self.steps[place - 1] if place else self
+        rule = self._rule(rows)
         return rule.categories.get(category, rule.similarity)
+
+    def lowest(self, rows: int) -> float:
+        """The least threshold of any category where `rows` pictures exist."""
+        rule = self._rule(rows)
+        return min((rule.similarity, *rule.categories.values()))
+
+    def _rule(self, rows: int) -> "Policy | Step":
+        place = bisect_right(self.steps, rows, key=attrgetter("rows"))
+        return self.steps[place - 1] if place else self
 
 
 class LogRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -268,6 +286,8 @@ def lattice(vectors: NDArray[np.float32]) -> NDArray[np.int16]:
     return np.rint(vectors * LATTICE).astype("<i2")
 
 
-def verdict_id(log_id: str, shard: int, position: int) -> str:
-    """The name of what was said at a position: the same on every replay."""
-    return hashlib.sha256(f"{log_id}/{shard}/{position}".encode()).hexdigest()[:32]
+def verdict_id(log_id: str, shard: int, position: int, revised: str = "") -> str:
+    """The name of what was said at a position, of the design `revised` if it was revised there: the same on every
+    replay."""
+    of = f"/{revised}" if revised else ""
+    return hashlib.sha256(f"{log_id}/{shard}/{position}{of}".encode()).hexdigest()[:32]

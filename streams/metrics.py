@@ -14,6 +14,16 @@ verdicts = Counter(
     ["verdict", "category", "generator"],
 )
 repeats = Counter("dedup_verdicts_repeated", "Verdicts said again for a resubmission of the same pictures.")
+revisions = Counter(
+    "dedup_verdicts_revised",
+    "Earlier verdicts that a change of the catalogue revised, by the word they have now and category.",
+    ["verdict", "category"],
+)
+revision_floods = Counter(
+    "dedup_revision_floods",
+    "Changes of the catalogue that would have revised more verdicts than the policy's `revisions`, so revised none."
+    " The worker's log names the item: a placeholder picture?",
+)
 events = Counter("dedup_events", "Source events turned into log records, by topic and kind.", ["topic", "kind"])
 dead_letters = Counter(
     "dedup_dead_letters",

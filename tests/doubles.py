@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streams.decide.judge import Entry, Found
 from streams.decide.store import MemoryStore, Row
 from streams.errors import Retryable
-from streams.events import LogRecord
+from streams.events import Kind, LogRecord
 
 Hook = Callable[[str], None]
 """Called with the name of an effect before and after it; raises to break off there."""
@@ -81,10 +81,12 @@ class SpyStore:
     def prepare(self, encoder: str, dim: int) -> None:
         self._rows.prepare(encoder, dim)
 
-    def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
+    def search(
+        self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int, only: Kind | None = None
+    ) -> list[Found]:
         self.calls["search"] += 1
         self._hook("before search")
-        return self._rows.search(encoder, queries, limit, low, high)
+        return self._rows.search(encoder, queries, limit, low, high, only)
 
     def write(self, encoder: str, rows: Sequence[Row]) -> None:
         self.calls["write"] += 1

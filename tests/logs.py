@@ -48,6 +48,7 @@ _POLICIES: Final = (
         hash_colour=12,
         hash_quality=50,
         steps=_climbing(0.95, 0.86, 0.94, 0.86, 0.92, 0.86),
+        revisions=2,
     ),
     Policy(
         similarity=0.92,
@@ -67,8 +68,9 @@ _POLICIES: Final = (
         steps=_climbing(0.9, 0.8, 0.95, 0.9, 0.85, 0.8),
     ),
     Policy(similarity=0.96, hash_distance=2, hash_colour=255, hash_quality=0, neighbours=1, advisory=True),
-    Policy(similarity=0.9, use_digest=False, use_hash=False, neighbours=2),
+    Policy(similarity=0.9, use_digest=False, use_hash=False, neighbours=2, revisions=1),
     Policy(similarity=0.8, categories=_CATEGORIES, hash_distance=8, hash_colour=12, hash_quality=50, leave_out=3),
+    Policy(similarity=0.85, hash_distance=8, hash_colour=12, hash_quality=50, revisions=0),
 )
 
 
@@ -142,7 +144,7 @@ def _direction(rng: np.random.Generator, dim: int) -> NDArray[np.float32]:
 
 Action = Literal[
     "publish", "resubmit", "reorder", "earlier", "withdraw", "upsert", "keep", "late", "delete", "made",
-    "redeliver", "policy", "encoder", "lose", "flood", "edge", "ready",
+    "redeliver", "policy", "encoder", "lose", "flood", "edge", "ready", "block",
 ]  # fmt: skip
 Looks = tuple[tuple[int, int], ...]
 
@@ -255,8 +257,19 @@ class _Maker:
                 self._upsert("edge", ((EDGE, 0),), 0)
                 self._designs.setdefault(name, []).append(((EDGE, 1 + extra % 30),))
                 self._send("design", name, self._designs[name][-1], category=("edge", "half")[extra // 30 % 2])
+            case "block":
+                self._block(name, looks[0], extra)
             case "ready":
                 self.log.append(LogRecord(kind="ready", tenant="t"))
+
+    def _block(self, item: str, look: tuple[int, int], extra: int) -> None:
+        """An item, some designs near it, not always others, and its end."""
+        self._upsert(item, (look,), self._items.get(item, (0, ()))[0] + 1)
+        for i in range(1 + extra % 4):
+            self._publish(f"b{extra % 9}.{i}", ((look[0], (look[1] + i) % VARIANTS),), extra // 4)
+        if extra % 3:
+            self._items.pop(item, None)
+            self._send("delete", item)
 
     def _redeliver(self, extra: int, name: str = "") -> None:
         """A source event (of `name`, if given, and not always) comes again, by chance encoded by the encoder of now."""
@@ -281,6 +294,7 @@ def build(steps: Sequence[Step], dim: int = 8) -> list[LogRecord]:
 _WEIGHTS: Final[dict[Action, int]] = {
     "publish": 45, "resubmit": 8, "reorder": 6, "earlier": 7, "withdraw": 5, "upsert": 10, "keep": 6, "late": 6,
     "delete": 4, "made": 5, "redeliver": 8, "policy": 1, "encoder": 1, "lose": 2, "flood": 1, "edge": 2, "ready": 1,
+    "block": 5,
 }  # fmt: skip
 
 

@@ -172,6 +172,14 @@ class Service:
 
         await self.until(settled, "every event is decided", timeout_s)
 
+    async def until_said_after(self, count: int, timeout_s: float = 120.0) -> None:
+        """Wait until at least `count` verdicts were published."""
+
+        async def said() -> bool:
+            return len(await self.read(self.topics.verdicts.name)) >= count
+
+        await self.until(said, f"{count} verdicts", timeout_s)
+
     async def _unaccounted(self) -> list[tuple[str, int]]:
         sources = {}
         for topic in (self.topics.designs, self.topics.catalog):

@@ -27,7 +27,7 @@ def hash_rule(policy: Policy) -> HashRule | None:
 
 def answer(made: Calibration, measured: Measured, base: Policy, origin: Mapping[str, str], target: Path | None) -> None:
     """Print the table and write the file. origin: the command and the encoder's version. Fatal when it cannot be."""
-    rest = Rest(hash_rule(base), base.use_digest, base.neighbours, base.advisory, base.leave_out)
+    rest = Rest(hash_rule(base), base.use_digest, base.neighbours, base.advisory, base.leave_out, base.revisions)
     text = render(made, rest, record(made, measured, origin))
     policy = parse_policy(text)
     out().print(_table(made, measured, policy))

@@ -67,6 +67,9 @@ def print_verdict(verdict: Verdict) -> None:
         "design": verdict.design_id,
         "verdict": f"{verdict.verdict} (advisory)" if verdict.advisory else verdict.verdict,
         "similarity": f"{verdict.similarity:.4f}, threshold {verdict.threshold:.4f}",
+        "revised": f"by a change of item {verdict.cause}; it takes the place of {verdict.revises}"
+        if verdict.revises
+        else "",
         "position": f"{verdict.position} in shard {verdict.shard}",
         "category": verdict.category,
         "title": verdict.title,
@@ -114,12 +117,14 @@ async def _read(cluster: Cluster, shard: int, start: int) -> AsyncGenerator[tupl
 
 def _print_line(offset: int, verdict: Verdict, *, as_json: bool) -> None:
     if as_json:
-        line(msgspec.json.encode({"offset": offset, **msgspec.structs.asdict(verdict)}).decode())
+        line(msgspec.json.encode({"offset": offset, **msgspec.to_builtins(verdict)}).decode())
         return
     near = verdict.neighbours[0] if verdict.neighbours else None
     text = Text(f"{offset:>7}  ")
     text.append(f"{verdict.verdict:<9}", style=_COLOURS[verdict.verdict])
     text.append(f"  {verdict.similarity:.4f}  {plain(verdict.design_id)}")
+    if verdict.revises:
+        text.append(f"  revised by item {plain(str(verdict.cause))}", style="yellow")
     if near is not None:
         text.append(f"  nearest {near.kind} {plain(near.id)}", style="dim")
     out().print(text)

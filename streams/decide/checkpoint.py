@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from streams.decide.judge import NOWHERE, Key, Thing
 from streams.errors import Fatal
 from streams.events import Kind, Picture, Policy
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), value BLOB NOT NULL, writes INTEGER)",
-    "CREATE TABLE IF NOT EXISTS thing (kind TEXT, id TEXT, fields BLOB, value BLOB, marks BLOB, PRIMARY KEY (kind, id))"
-    " WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS thing (kind TEXT, id TEXT, fields BLOB, value BLOB, pictures BLOB,"
+    " PRIMARY KEY (kind, id)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS tail (key INTEGER PRIMARY KEY, encoder TEXT, vector BLOB)",
     "CREATE TABLE IF NOT EXISTS body (key INTEGER PRIMARY KEY, encoder TEXT, vector BLOB)",
     "CREATE TABLE IF NOT EXISTS garbage (key INTEGER PRIMARY KEY, encoder TEXT)",
@@ -55,12 +56,13 @@ class Head(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing as a batch left it. value: the JSON of its current verdict. marks: its pictures without vectors."""
+    """One thing as a batch left it. value: the JSON of its current verdict. pictures: its current ones; a design's are
+    kept with their vectors, since what is said of it may be revised, an item's without."""
 
     key: Key
     thing: Thing
     value: bytes
-    marks: Sequence[Picture]
+    pictures: Sequence[Picture]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +113,12 @@ class Checkpoint:
         return not self.is_broken and (row[0] if row else 0) == self._writes
 
     def things(self) -> Iterator[tuple[Key, Thing, tuple[Picture, ...]]]:
-        """Everything remembered: key, thing and, of what exists, its pictures without vectors."""
+        """Everything remembered: key, thing and, of what exists, its pictures."""
         kind: Kind
         try:
-            for kind, name, fields, marks in self._db.execute("SELECT kind, id, fields, marks FROM thing"):
+            for kind, name, fields, pictures in self._db.execute("SELECT kind, id, fields, pictures FROM thing"):
                 thing = _thing.decode(fields)
-                yield (kind, name), thing, _marks.decode(marks) if marks else ()
+                yield (kind, name), thing, _pictures.decode(pictures) if thing.row != NOWHERE else ()
         except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
             raise self._unreadable(error) from error
 
@@ -125,10 +127,10 @@ class Checkpoint:
         row = self._db.execute("SELECT value FROM thing WHERE kind = ? AND id = ?", key).fetchone()
         return bytes(row[0]) if row and row[0] else b""
 
-    def marks(self, key: Key) -> tuple[Picture, ...]:
-        """The pictures, without vectors, of something that exists."""
-        row = self._db.execute("SELECT marks FROM thing WHERE kind = ? AND id = ?", key).fetchone()
-        return _marks.decode(row[0])
+    def pictures(self, key: Key) -> tuple[Picture, ...]:
+        """The pictures of something that has some; an item's without vectors."""
+        row = self._db.execute("SELECT pictures FROM thing WHERE kind = ? AND id = ?", key).fetchone()
+        return _pictures.decode(row[0])
 
     def tail(self, limit: int = -1) -> list[TailRow]:
         """The rows that are not sealed, by key; at most `limit` of them."""
@@ -163,11 +165,7 @@ class Checkpoint:
         self, changes: Iterable[Change] = (), tail: Iterable[TailRow] = (), garbage: Iterable[tuple[int, str]] = ()
     ) -> None:
         """Write `head` and what changed in one transaction. Superseded: someone else has gone on from here."""
-        rows = [
-            (*change.key, msgspec.msgpack.encode(change.thing), change.value,
-             msgspec.msgpack.encode([_mark(p) for p in change.marks]) if change.thing.row != NOWHERE else b"")
-            for change in changes
-        ]  # fmt: skip
+        rows = [(*change.key, msgspec.msgpack.encode(change.thing), change.value, _kept(change)) for change in changes]
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO thing VALUES (?, ?, ?, ?, ?)", rows)
             self._insert("tail", tail)
@@ -223,8 +221,11 @@ class Checkpoint:
 
 
 _thing = msgspec.msgpack.Decoder(Thing)
-_marks = msgspec.msgpack.Decoder(tuple[Picture, ...])
+_pictures = msgspec.msgpack.Decoder(tuple[Picture, ...])
 
 
-def _mark(picture: Picture) -> Picture:
-    return Picture(picture.digest, picture.hash, picture.quality, picture.colour, b"")
+def _kept(change: Change) -> bytes:
+    with_vectors = change.key[0] == "design"
+    return msgspec.msgpack.encode(
+        change.pictures if with_vectors else [replace(p, vector=b"") for p in change.pictures]
+    )

@@ -13,7 +13,7 @@ _ROOM: Final = 1024
 
 
 class HashTable:
-    """Hashes (4, n) uint64, colours (n, 48) uint8, qualities (n,) and positions (n,) of pictures, by arrival.
+    """Hashes (4, n) uint64, colours (n, 48) uint8, qualities (n,) and places (n,) of pictures, by arrival.
 
     Rows of what no longer exists stay until they are half of the table: the judge asks who lives.
     """
@@ -23,45 +23,45 @@ class HashTable:
         self._words = np.zeros((_WORDS, _ROOM), np.uint64)
         self._colours = np.zeros((_ROOM, _CELLS), np.uint8)
         self._qualities = np.zeros(_ROOM, np.int16)
-        self._positions = np.zeros(_ROOM, np.int64)
+        self._places = np.zeros(_ROOM, np.int64)
 
     def _grow(self, rows: int) -> None:
-        more = rows - len(self._positions)
+        more = rows - len(self._places)
         self._words = np.pad(self._words, ((0, 0), (0, more)))
         self._colours = np.pad(self._colours, ((0, more), (0, 0)))
         self._qualities = np.pad(self._qualities, (0, more))
-        self._positions = np.pad(self._positions, (0, more))
+        self._places = np.pad(self._places, (0, more))
 
     def __len__(self) -> int:
         return self._size
 
-    def add(self, position: int, pictures: Sequence[Picture]) -> None:
-        """The pictures of what now exists at `position`."""
+    def add(self, place: int, pictures: Sequence[Picture]) -> None:
+        """The pictures of what now exists at `place`."""
         end = self._size + len(pictures)
-        if end > len(self._positions):
+        if end > len(self._places):
             self._grow(2 * end)
         for row, picture in enumerate(pictures, self._size):
             self._words[:, row] = np.frombuffer(picture.hash, "<u8")
             self._colours[row] = np.frombuffer(picture.colour, np.uint8)
             self._qualities[row] = picture.quality
-            self._positions[row] = position
+            self._places[row] = place
         self._size = end
 
     def truncate(self, size: int) -> None:
         """Forget all but the first `size` rows."""
         self._size = size
 
-    def keep(self, positions: set[int]) -> None:
-        """Drop the rows of every position not in `positions`."""
-        alive = np.isin(self._positions[: self._size], np.fromiter(positions, np.int64, len(positions)))
+    def keep(self, places: set[int]) -> None:
+        """Drop the rows of every place not in `places`."""
+        alive = np.isin(self._places[: self._size], np.fromiter(places, np.int64, len(places)))
         count = int(alive.sum())
         self._words[:, :count] = self._words[:, : self._size][:, alive]
-        for table in (self._colours, self._qualities, self._positions):
+        for table in (self._colours, self._qualities, self._places):
             table[:count] = table[: self._size][alive]
         self._size = count
 
     def firing(self, pictures: Sequence[Picture], policy: Policy) -> tuple[tuple[int, int], ...]:
-        """(distance, position) of every row that fires the rule with one of `pictures`: few enough bits differ, no cell
+        """(distance, place) of every row that fires the rule with one of `pictures`: few enough bits differ, no cell
         differs in colour by more than the limit, and both pictures have enough structure to be told by a hash."""
         if not policy.use_hash:
             return ()
@@ -80,5 +80,5 @@ class HashTable:
             fires = (np.abs(colours[near].astype(np.int16) - colour).max(axis=1, initial=0) <= policy.hash_colour) & (
                 self._qualities[near] >= policy.hash_quality
             )
-            hits += zip(distances[fires].tolist(), self._positions[near[fires]].tolist(), strict=True)
+            hits += zip(distances[fires].tolist(), self._places[near[fires]].tolist(), strict=True)
         return tuple(hits)

@@ -4,18 +4,18 @@ With `index = memory` the owner holds the body too and the store is only searche
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.decide.checkpoint import TailRow
-from streams.decide.judge import PICTURES, Entry, Found, row_key
+from streams.decide.judge import PICTURES, Found, key_of, row_key
 from streams.decide.rows import Rows, merge
 from streams.decide.store import MOST_HITS, Store
 from streams.errors import Retryable
-from streams.events import Picture
+from streams.events import Kind, LogRecord, Picture
 
 _DEAD_ROWS: Final = 1024
 """So many dead rows are not worth the copying."""
@@ -34,8 +34,8 @@ class VectorIndex:
         self._low = row_key(shard, 0)
         self._shard = shard
         self._in_memory = in_memory
-        self._tails: dict[str, Rows] = {}
-        self._dims: dict[str, int] = {}
+        # Designs apart, since a new item is compared with nothing else.
+        self._tails: dict[tuple[Kind, str], Rows] = {}
         self.sealed = sealed
         self.is_sure = False
         """Whether the store is known to hold every sealed row that is live."""
@@ -54,44 +54,40 @@ class VectorIndex:
         for keys, vectors in self._store.scan(encoder, self._low, high):
             yield from (TailRow(int(key), encoder, vector.tobytes()) for key, vector in zip(keys, vectors, strict=True))
 
-    def _tail(self, encoder: str, dim: int) -> Rows:
-        if encoder not in self._tails:
-            self._tails[encoder], self._dims[encoder] = Rows(dim), dim
-        return self._tails[encoder]
+    def _tail(self, kind: Kind, encoder: str, dim: int) -> Rows:
+        return self._tails.setdefault((kind, encoder), Rows(dim))
 
-    def add(self, encoder: str, keys: NDArray[np.int64], vectors: NDArray[np.int16]) -> None:
+    def add(self, kind: Kind, encoder: str, keys: NDArray[np.int64], vectors: NDArray[np.int16]) -> None:
         """Rows younger than all others."""
-        self._tail(encoder, vectors.shape[1]).append(keys, vectors)
+        self._tail(kind, encoder, vectors.shape[1]).append(keys, vectors)
 
-    def add_entries(self, entries: Iterable[Entry]) -> None:
-        """The pictures of some records, in their order."""
-        for entry in entries:
-            pictures = entry.record.pictures
-            if pictures:
-                first = row_key(self._shard, entry.position)
-                keys = np.arange(first, first + len(pictures), dtype=np.int64)
-                self.add(entry.record.encoder, keys, vectors_of(pictures))
+    def add_at(self, place: int, record: LogRecord) -> None:
+        """The pictures of a record, as rows at a place."""
+        if record.pictures:
+            first = row_key(self._shard, place)
+            keys = np.arange(first, first + len(record.pictures), dtype=np.int64)
+            self.add(key_of(record)[0], record.encoder, keys, vectors_of(record.pictures))
 
     def drop_dead(self, alive: Collection[int], rows: int) -> None:
-        """With `index = memory`: when more than half of the rows are of positions that are not among `alive`, whose
-        rows are `rows`, let go of those."""
+        """With `index = memory`: when more than half of the rows are of places that are not among `alive`, whose rows
+        are `rows`, let go of those."""
         if not self._in_memory or self.tail_rows() <= 2 * rows + _DEAD_ROWS:
             return
-        positions = np.fromiter(alive, np.int64, len(alive))
-        for encoder, tail in self._tails.items():
-            kept = self._tails[encoder] = Rows(self._dims[encoder])
+        first_keys = np.array([row_key(self._shard, place) for place in alive], np.int64)
+        for name, tail in self._tails.items():
+            kept = self._tails[name] = Rows(tail.dim)
             for keys, vectors in tail.blocks():
-                stays = np.isin((keys - self._low) // PICTURES, positions)
+                stays = np.isin(keys - keys % PICTURES, first_keys)
                 kept.append(keys[stays], vectors[stays].astype(np.int16))
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[tuple[Kind, str], int]:
         """A mark to come back to with `truncate`."""
-        return {encoder: len(tail) for encoder, tail in self._tails.items()}
+        return {name: len(tail) for name, tail in self._tails.items()}
 
-    def truncate(self, sizes: dict[str, int]) -> None:
+    def truncate(self, sizes: dict[tuple[Kind, str], int]) -> None:
         """Take back the rows added since `sizes`."""
-        for encoder, tail in self._tails.items():
-            tail.truncate(sizes.get(encoder, 0))
+        for name, tail in self._tails.items():
+            tail.truncate(sizes.get(name, 0))
 
     def seal(self, position: int) -> None:
         """Rows below `position` are in the store now."""
@@ -100,36 +96,37 @@ class VectorIndex:
             for tail in self._tails.values():
                 tail.drop_below(row_key(self._shard, position))
 
-    def search(self, entries: Sequence[Entry], limit: int, leave_out: int = 0) -> list[tuple[Found, ...]]:
-        """For every design, what is near each of its pictures: one call to the store for all, one matrix product.
-        leave_out: how many numbers at the end of the designs' vectors are not compared."""
-        groups: defaultdict[str, list[int]] = defaultdict(list)
-        for i, entry in enumerate(entries):
-            groups[entry.record.encoder].append(i)
-        answers: list[tuple[Found, ...]] = [()] * len(entries)
-        for encoder, members in groups.items():
-            queries = np.concatenate([vectors_of(entries[i].record.pictures) for i in members])
+    def search(self, records: Sequence[LogRecord], limit: int, leave_out: int = 0) -> list[tuple[Found, ...]]:
+        """For every record, what is near each of its pictures, of an item's only designs: one call to the store for all
+        designs, one for all items, and one matrix product each. leave_out: how many numbers at the end of the vectors
+        are not compared."""
+        groups: defaultdict[tuple[Kind, str], list[int]] = defaultdict(list)
+        for i, record in enumerate(records):
+            groups[key_of(record)[0], record.encoder].append(i)
+        answers: list[tuple[Found, ...]] = [()] * len(records)
+        for (kind, encoder), members in groups.items():
+            queries = np.concatenate([vectors_of(records[i].pictures) for i in members])
             queries[:, max(0, queries.shape[1] - leave_out) :] = 0
-            found, start = self._search(encoder, queries, limit), 0
+            found, start = self._search(encoder, queries, limit, only="design" if kind == "item" else None), 0
             for i in members:
-                end = start + len(entries[i].record.pictures)
+                end = start + len(records[i].pictures)
                 answers[i], start = tuple(found[start:end]), end
         return answers
 
-    def _search(self, encoder: str, queries: NDArray[np.int16], limit: int) -> list[Found]:
-        near = self._tail(encoder, queries.shape[1]).search(queries, limit)
-        if self._in_memory or not self.sealed:
-            return near
-        high = row_key(self._shard, self.sealed)
-        try:
-            if limit <= MOST_HITS:
-                body = self._store.search(encoder, queries, limit, self._low, high)
-            else:
-                body = self._search_all(encoder, queries, limit, high)
-        except Retryable:
-            self.doubt()
-            raise
-        return [merge(*pair) for pair in zip(near, body, strict=True)]
+    def _search(self, encoder: str, queries: NDArray[np.int16], limit: int, only: Kind | None) -> list[Found]:
+        kinds: tuple[Kind, ...] = (only,) if only else ("design", "item")
+        parts = [self._tail(kind, encoder, queries.shape[1]).search(queries, limit) for kind in kinds]
+        if not self._in_memory and self.sealed:
+            high = row_key(self._shard, self.sealed)
+            try:
+                if limit <= MOST_HITS:
+                    parts.append(self._store.search(encoder, queries, limit, self._low, high, only))
+                else:
+                    parts.append(self._search_all(encoder, queries, limit, high))
+            except Retryable:
+                self.doubt()
+                raise
+        return [merge(*found) for found in zip(*parts, strict=True)]
 
     def _search_all(self, encoder: str, queries: NDArray[np.int16], limit: int, high: int) -> list[Found]:
         """More rows than the store gives in one answer stand equal (one placeholder picture on thousands of items)."""

@@ -8,6 +8,9 @@ The rules are numbered as in infra/adr/0001-two-stages-one-log.md. What a simila
     vector   the largest dot product over pairs of pictures of the same encoder version
 
 So a design is a duplicate exactly when its best similarity reaches the threshold, whichever signal it was.
+
+A change of the catalogue revises what was said of designs before it (rule 13): a new picture those that exist and that
+it reaches, a delete those that the item alone blocked. Each is judged afresh just behind the record.
 """
 
 import math
@@ -20,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.events import (
+    REVISIONS,
     UNIT,
     Kind,
     LogRecord,
     Neighbour,
+    Picture,
     Policy,
     Signal,
     Verdict,
@@ -37,26 +42,48 @@ Key = tuple[Kind, str]
 
 NOWHERE: Final = -1
 PICTURES: Final = 8
-_SHARD_ROWS: Final = 1 << 48
+POSITIONS: Final = 1 << 38
+"""A log has fewer."""
+
+_PLACES: Final = 128
+assert REVISIONS < _PLACES  # noqa: S101 - the arithmetic of keys rests on it
+_SHARD_ROWS: Final = POSITIONS * _PLACES * PICTURES
 
 
-def row_key(shard: int, position: int, picture: int = 0) -> int:
-    """The key of a row: shard, position and picture in one non-negative INT64."""
-    return shard * _SHARD_ROWS + position * PICTURES + picture
+def place_at(position: int, turn: int = 0) -> int:
+    """Where something stands with its rows: at the position of its record, which is this number itself, or as one of
+    the designs (`turn` from 1 on) that a delete at that position let exist again."""
+    return turn * POSITIONS + position
 
 
-def position_of(key: int) -> int:
-    """The position in a row's key."""
-    return key % _SHARD_ROWS // PICTURES
+def position_of(place: int) -> int:
+    """The position of a place."""
+    return place % POSITIONS
+
+
+def order_of(place: int) -> tuple[int, int]:
+    """Places in the order of the log."""
+    return place % POSITIONS, place // POSITIONS
+
+
+def row_key(shard: int, place: int, picture: int = 0) -> int:
+    """The key of a row: shard, place and picture in one non-negative INT64, in the order of the log."""
+    position, turn = order_of(place)
+    return shard * _SHARD_ROWS + (position * _PLACES + turn) * PICTURES + picture
+
+
+def place_of(key: int) -> int:
+    """The place in a row's key."""
+    return place_at(*divmod(key % _SHARD_ROWS // PICTURES, _PLACES))
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What the fold remembers of one id. It exists (is compared with) while `row` is not NOWHERE.
+    """What the fold remembers of one id. It exists (is compared with) while `row`, its place, is not NOWHERE.
 
     src: the source offset last applied. position: of its verdict or upsert. digests: of its current pictures; empty
     after a delete or withdrawal. word: the current revision's verdict, empty for items. made_from: the design an item
-    was made from.
+    was made from. blocked_by: the item that alone makes a design a duplicate.
     """
 
     src: int
@@ -67,6 +94,7 @@ class Thing:
     made_from: str = ""
     version: int = 0
     word: str = ""
+    blocked_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +118,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """What was proposed for one design: rows near each picture, and (distance, position) of every hash that fires."""
+    """What was proposed for one design or item: rows near each picture, and (distance, place) of every hash that fires.
+    For an item only designs count."""
 
     near: tuple[Found, ...] = ()
     hashes: tuple[tuple[int, int], ...] = ()
@@ -102,15 +131,25 @@ class World(Protocol):
     def thing(self, key: Key) -> Thing | None:
         """What is remembered of an id."""
 
-    def at(self, position: int) -> Key | None:
-        """Who exists with its rows at a position."""
+    def at(self, place: int) -> Key | None:
+        """Who exists with its rows at a place."""
 
     def holders(self, digest: bytes) -> Iterable[int]:
-        """The positions of what exists and has a picture of these bytes."""
+        """The places of what exists and has a picture of these bytes."""
+
+    def value(self, key: Key) -> bytes:
+        """The JSON of a design's current verdict; empty when there is none."""
+
+    def blocked(self, item: str) -> Iterable[str]:
+        """The designs whose `blocked_by` it is."""
 
     @property
     def live_rows(self) -> int:
         """How many pictures what exists has."""
+
+    @property
+    def live_designs(self) -> int:
+        """How many designs exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,30 +162,57 @@ class Said:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Revived:
+    """A design that exists again, with its rows at `place`."""
+
+    place: int
+    record: LogRecord
+
+
 @dataclass(slots=True)
 class Outcome:
-    """Everything a batch changes. `rows`: indexes of the entries whose pictures exist after it."""
+    """Everything that the first `count` entries of a batch change; a record that revises is a batch of its own.
 
+    pictures: of each thing whose pictures are others now. rows: indexes of the entries whose pictures exist after it.
+    revived: what else exists after it. floods: (item, designs) where too many would have been revised.
+    """
+
+    count: int = 0
     said: list[Said] = field(default_factory=list)
     things: dict[Key, Thing] = field(default_factory=dict)
     values: dict[Key, bytes] = field(default_factory=dict)
+    pictures: dict[Key, tuple[Picture, ...]] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
+    revived: list[Revived] = field(default_factory=list)
+    floods: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What holds for a whole batch: a batch is cut where the policy changes."""
+    """What holds for a whole batch: a batch is cut where the policy changes. is_closed: the records were dealt with
+    before, so what stands in the ledger of them is all that is said of them."""
 
     log_id: str
     shard: int
     policy: Policy
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Entries (by index) whose hits do not settle their neighbours: ask again with a larger limit."""
+    """What the judge lacks: entries (by index) and designs to be revised whose hits do not settle the answer. Ask again
+    with a larger limit. designs: each with the place where it may come to stand; they are near one another too."""
 
-    entries: tuple[int, ...]
+    entries: tuple[int, ...] = ()
+    designs: Mapping[str, int] = field(default_factory=dict)
+
+
+Ledger = Mapping[int, Mapping[str, bytes]]
+"""Verdicts that stand in the ledger: by position and design the JSON of the first one."""
+
+_SILENCE: Final[Mapping[str, bytes]] = {}
+_NOTHING: Final[Mapping[str, tuple[LogRecord, Hits]]] = {}
 
 
 class _Overlay:
@@ -155,18 +221,26 @@ class _Overlay:
     def __init__(self, world: World) -> None:
         self._world = world
         self.outcome = Outcome()
-        self.live_rows = world.live_rows
+        self.live_rows, self.live_designs = world.live_rows, world.live_designs
         self._at: dict[int, Key | None] = {}
         self._holders: dict[bytes, list[int]] = {}
 
     def thing(self, key: Key) -> Thing | None:
         return self.outcome.things.get(key) or self._world.thing(key)
 
-    def at(self, position: int) -> Key | None:
-        return self._at[position] if position in self._at else self._world.at(position)
+    def at(self, place: int) -> Key | None:
+        return self._at[place] if place in self._at else self._world.at(place)
 
     def holders(self, digest: bytes) -> Iterable[int]:
         return (*self._world.holders(digest), *self._holders.get(digest, ()))
+
+    def value(self, key: Key) -> bytes:
+        return self.outcome.values[key] if key in self.outcome.values else self._world.value(key)
+
+    def blocked(self, item: str) -> set[str]:
+        changed = self.outcome.things
+        before = {name for name in self._world.blocked(item) if ("design", name) not in changed}
+        return before | {key[1] for key, thing in changed.items() if thing.blocked_by == item != ""}
 
     def put(self, key: Key, thing: Thing) -> None:
         """`thing` takes the place of what `key` was."""
@@ -174,9 +248,11 @@ class _Overlay:
         if before is not None and before.row not in (NOWHERE, thing.row):
             self._at[before.row] = None
             self.live_rows -= len(before.digests)
+            self.live_designs -= key[0] == "design"
         if thing.row != NOWHERE and self.at(thing.row) is None:
             self._at[thing.row] = key
             self.live_rows += len(thing.digests)
+            self.live_designs += key[0] == "design"
             for digest in thing.digests:
                 self._holders.setdefault(digest, []).append(thing.row)
         self.outcome.things[key] = thing
@@ -195,54 +271,71 @@ def digests_of(record: LogRecord) -> tuple[bytes, ...]:
     return tuple(picture.digest for picture in record.pictures)
 
 
-def may_need_hits(world: World, entries: Sequence[Entry], said: Mapping[int, bytes]) -> list[int]:
-    """Indexes of the designs that may be judged afresh. A resubmission is told apart only while its id is met for the
-    first time in the batch; hits that turn out not to be needed cost time and change nothing."""
-    wanted, met = [], set[Key]()
+def may_need_hits(world: World, entries: Sequence[Entry], said: Ledger, policy: Policy) -> list[int]:
+    """Indexes of the designs that may be judged afresh, and of the items that may revise. A resubmission is told apart
+    only while its id is met for the first time in the batch; hits that turn out not to be needed cost time and change
+    nothing."""
+    wanted, met, designs = [], set[Key](), world.live_designs > 0
     for i, (entry, key) in enumerate((entry, key_of(entry.record)) for entry in entries):
-        if entry.record.kind == "design" and entry.position not in said:
-            thing = world.thing(key)
-            settled = thing is not None and (
-                thing.src >= entry.record.src or (thing.word != "" and thing.digests == digests_of(entry.record))
-            )
-            if key in met or not settled:
+        record, thing = entry.record, world.thing(key)
+        is_new = key in met or thing is None or thing.src < record.src
+        if record.kind == "design" and record.id not in said.get(entry.position, _SILENCE):
+            settled = thing is not None and thing.word != "" and thing.digests == digests_of(record)
+            if key in met or (is_new and not settled):
                 wanted.append(i)
+        elif record.kind == "upsert" and is_new and designs and policy.revisions:
+            wanted.append(i)
         met.add(key)
+        designs = designs or record.kind == "design"
     return wanted
 
 
 def judge(
-    world: World, entries: Sequence[Entry], hits: Mapping[int, Hits], said: Mapping[int, bytes], context: Context
+    world: World,
+    entries: Sequence[Entry],
+    hits: Mapping[int, Hits],
+    said: Ledger,
+    context: Context,
+    again: Mapping[str, tuple[LogRecord, Hits]] = _NOTHING,
 ) -> Outcome | Missing:
-    """Fold `entries`, in order, over `world`.
+    """Fold `entries`, in order, over `world`; not all of them where one revises.
 
-    hits: for every index that `may_need_hits` names. said: verdicts that stand in the ledger already, by position; they
-    are taken, never decided again (rule 9).
+    hits: for every index that `may_need_hits` names. said: what stands in the ledger already is taken, never decided
+    again (rule 9). again: designs to be revised, as they were submitted last, with their hits.
     """
     now = _Overlay(world)
-    missing = []
+    missing, lacking = [], dict[str, int]()
     for i, entry in enumerate(entries):
         record, key = entry.record, key_of(entry.record)
         before = now.thing(key)
         if record.kind in ("config", "ready") or (before is not None and before.src >= record.src):
             continue  # rule 5: already applied
+        if record.kind in ("upsert", "delete"):
+            affected = _affected(now, before, entry, hits.get(i), said, context)
+            if affected is None:
+                missing.append(i)
+            elif affected and i:
+                entries = entries[:i]
+                break
         match record.kind:
             case "delete" | "withdraw":
                 now.put(key, Thing(src=record.src))
                 now.outcome.values[key] = b""
             case "upsert":
-                now.put(key, _upsert(before, entry))
+                now.put(key, after := _upsert(before, entry))
+                if after.row == entry.position:
+                    now.outcome.pictures[key] = record.pictures
             case "design" if before is not None and before.word and before.digests == digests_of(record):
                 _repeat(now, key, before, entry)
-            case "design":
-                value = said.get(entry.position)
-                verdict = decode_verdict(value) if value else _judge_one(now, entry, hits[i], context)
-                if verdict is None:
-                    missing.append(i)
-                    verdict = _verdict(entry, context, _threshold(now, entry, context), 0, ())  # holds the place
-                _say(now, key, entry, verdict, value)
-    if missing:
-        return Missing(tuple(missing))
+            case "design" if not _say(now, key, entry, hits.get(i), said, context):
+                missing.append(i)
+        if record.kind in ("upsert", "delete") and affected:
+            lacking = _revise(now, entry, affected, said, context, again)
+            entries = entries[: i + 1]
+            break
+    if missing or lacking:
+        return Missing(tuple(missing), lacking)
+    now.outcome.count = len(entries)
     now.outcome.rows = now.born(entries)
     return now.outcome
 
@@ -265,17 +358,136 @@ def _upsert(before: Thing | None, entry: Entry) -> Thing:
     )
 
 
+def _affected(
+    now: _Overlay, before: Thing | None, entry: Entry, hits: Hits | None, said: Ledger, context: Context
+) -> list[str] | None:
+    """The designs that a change of the catalogue revises, in the order of their positions (rule 13); None while rows
+    that nobody looked at could be among them."""
+    record, most = entry.record, context.policy.revisions
+    found = set(said.get(entry.position, _SILENCE))
+    if most and not context.is_closed:
+        mine = now.blocked(record.id) if record.kind == "delete" else _reached(now, before, entry, hits, context)
+        if mine is None:
+            return None
+        if len(mine) <= most:
+            found |= mine
+        else:
+            now.outcome.floods.append((record.id, len(mine)))
+    designs = [(thing.position, name) for name in found if (thing := now.thing(("design", name))) and thing.word]
+    return [name for _, name in sorted(designs)]
+
+
+def _reached(now: _Overlay, before: Thing | None, entry: Entry, hits: Hits | None, context: Context) -> set[str] | None:
+    """The designs that exist and to which the new pictures of an item are near enough."""
+    record, policy, after = entry.record, context.policy, _upsert(before, entry)
+    if hits is None or after.row != entry.position:
+        return set()
+    gone = len(before.digests) if before is not None and before.row != NOWHERE else 0
+    rows = now.live_rows - gone + len(after.digests)
+    lowest = policy.lowest(rows)
+    best: dict[str, int] = {}
+
+    def propose(place: int, score: int) -> None:
+        kind, name = now.at(place) or ("item", "")
+        if kind == "design" and name != record.design_id and score >= lowest * UNIT:
+            best[name] = max(score, best.get(name, score))
+
+    for found in hits.near:
+        for score, key in zip(found.scores.tolist(), found.keys.tolist(), strict=True):
+            propose(place_of(key), score)
+    if policy.use_digest:
+        for digest in after.digests:
+            for place in now.holders(digest):
+                propose(place, UNIT)
+    for _, place in hits.hashes:
+        propose(place, UNIT)  # a hash that fires reaches any threshold
+    reached = {name for name, score in best.items() if score >= _least(now, name, rows, policy)}
+    floor = max((found.floor for found in hits.near if found.floor is not None), default=None)
+    if floor is not None and floor >= lowest * UNIT and len(reached) <= policy.revisions:
+        return None
+    return reached
+
+
+def _least(now: _Overlay, design: str, rows: int, policy: Policy) -> float:
+    return policy.threshold(decode_verdict(now.value(("design", design))).category, rows) * UNIT
+
+
+def _revise(
+    now: _Overlay,
+    entry: Entry,
+    affected: Sequence[str],
+    said: Ledger,
+    context: Context,
+    again: Mapping[str, tuple[LogRecord, Hits]],
+) -> dict[str, int]:
+    """Judge the affected designs afresh, one after the other; returns those whose hits are lacking."""
+    places = {name: place_at(entry.position, turn) for turn, name in enumerate(affected, start=1)}
+    if not again.keys() >= places.keys():
+        return places
+    lacking = {}
+    for name, place in places.items():
+        key: Key = ("design", name)
+        before, was = now.thing(key), decode_verdict(now.value(key))
+        assert before is not None  # noqa: S101 - only what was judged is affected
+        record, hits = again[name]
+        value = said.get(entry.position, _SILENCE).get(name)
+        if value is not None:
+            verdict: Verdict | None = decode_verdict(value)
+        else:
+            verdict = _judge_one(now, Entry(entry.position, record), hits, context)
+        if verdict is None:
+            lacking[name] = place
+            continue
+        if value is None:
+            if verdict.verdict == was.verdict == "accept":
+                continue  # those before it have changed what holds
+            verdict = msgspec.structs.replace(
+                verdict,
+                verdict_id=verdict_id(context.log_id, context.shard, entry.position, name),
+                revises=was.verdict_id,
+                cause=entry.record.id,
+            )
+            value = encode_event(verdict)
+            now.outcome.said.append(Said(key, value, first=True, position=entry.position))
+        row = before.row
+        if verdict.verdict == "duplicate":
+            row = NOWHERE
+        elif row == NOWHERE:
+            row = place
+            now.outcome.revived.append(Revived(place, record))
+        after = replace(before, position=entry.position, row=row, word=verdict.verdict, blocked_by=_blocker(verdict))
+        now.put(key, after)
+        now.outcome.values[key] = value
+    return lacking
+
+
+def _blocker(verdict: Verdict) -> str:
+    """The item that alone makes a design a duplicate; empty when it is none, or something else does so too."""
+    least = verdict.threshold * UNIT
+    near = [one for one in verdict.neighbours if round(one.similarity * UNIT) >= least]
+    return near[0].id if len(near) == 1 and near[0].kind == "item" else ""
+
+
 def _repeat(now: _Overlay, key: Key, before: Thing, entry: Entry) -> None:
     """Rule 4: the same pictures again get the same verdict, word for word. Under another encoder version the rows of
     what exists move here, or nothing could be compared with it any more."""
     moved = before.row != NOWHERE and before.encoder != entry.record.encoder
     after = replace(before, src=entry.record.src)
     now.put(key, replace(after, row=entry.position, encoder=entry.record.encoder) if moved else after)
+    if moved:
+        now.outcome.pictures[key] = entry.record.pictures
     now.outcome.said.append(Said(key, now.outcome.values.get(key), first=False, position=before.position))
 
 
-def _say(now: _Overlay, key: Key, entry: Entry, verdict: Verdict, value: bytes | None) -> None:
-    record = entry.record
+def _say(now: _Overlay, key: Key, entry: Entry, hits: Hits | None, said: Ledger, context: Context) -> bool:
+    """A design's new revision with its verdict; False while its hits do not settle it, and then one is assumed."""
+    record, value = entry.record, said.get(entry.position, _SILENCE).get(entry.record.id)
+    if value is not None:
+        settled: Verdict | None = decode_verdict(value)
+    else:
+        assert hits is not None  # noqa: S101 - `may_need_hits` names it
+        settled = _judge_one(now, entry, hits, context)
+    verdict = settled or _verdict(entry, context, _threshold(now, entry, context), 0, ())
     now.put(
         key,
         Thing(
@@ -285,12 +497,15 @@ def _say(now: _Overlay, key: Key, entry: Entry, verdict: Verdict, value: bytes |
             digests=digests_of(record),
             encoder=record.encoder,
             word=verdict.verdict,
+            blocked_by=_blocker(verdict),
         ),
     )
+    now.outcome.pictures[key] = record.pictures
     if value is None:
         value = encode_event(verdict)
         now.outcome.said.append(Said(key, value, first=True, position=entry.position))
     now.outcome.values[key] = value
+    return settled is not None
 
 
 def _judge_one(now: _Overlay, entry: Entry, hits: Hits, context: Context) -> Verdict | None:
@@ -301,30 +516,30 @@ def _judge_one(now: _Overlay, entry: Entry, hits: Hits, context: Context) -> Ver
     vectors: dict[int, tuple[int, Signal]] = {}
     rules: dict[int, tuple[int, Signal]] = {}
 
-    def propose(to: dict[int, tuple[int, Signal]], position: int, score: int, signal: Signal) -> None:
-        key = now.at(position)
+    def propose(to: dict[int, tuple[int, Signal]], place: int, score: int, signal: Signal) -> None:
+        key = now.at(place)
         if key is None or key == ("design", record.id) or _made_from(now, key, record.id):
             return  # rules 1 and 7
-        if position not in to or to[position][0] < score:
-            to[position] = (score, signal)
+        if place not in to or to[place][0] < score:
+            to[place] = (score, signal)
 
     for found in hits.near:
         for score, key in zip(found.scores.tolist(), found.keys.tolist(), strict=True):
-            propose(vectors, position_of(key), min(score, UNIT), "vector")
+            propose(vectors, place_of(key), min(score, UNIT), "vector")
     if policy.use_digest:
         for digest in digests_of(record):
-            for position in now.holders(digest):
-                propose(rules, position, UNIT, "digest")
-    for distance, position in hits.hashes:
-        propose(rules, position, max(least, UNIT - distance * (UNIT // 256)), "hash")
-    ranked = sorted((vectors | rules).items(), key=lambda item: (-item[1][0], item[0]))[: policy.neighbours]
+            for place in now.holders(digest):
+                propose(rules, place, UNIT, "digest")
+    for distance, place in hits.hashes:
+        propose(rules, place, max(least, UNIT - distance * (UNIT // 256)), "hash")
+    ranked = sorted((vectors | rules).items(), key=lambda item: (-item[1][0], order_of(item[0])))[: policy.neighbours]
     floor = max((found.floor for found in hits.near if found.floor is not None), default=None)
     if floor is not None and (len(ranked) < policy.neighbours or ranked[-1][1][0] <= floor):
         return None
     similarity = ranked[0][1][0] if ranked else 0
     neighbours = []
-    for position, (score, signal) in ranked:
-        kind, name = _living(now, position)
+    for place, (score, signal) in ranked:
+        kind, name = _living(now, place)
         neighbours.append(Neighbour(name, kind, score / UNIT, signal))
     return _verdict(entry, context, threshold, similarity, tuple(neighbours))
 
@@ -339,8 +554,8 @@ def _made_from(now: _Overlay, key: Key, design_id: str) -> bool:
     return thing is not None and thing.made_from == design_id != ""
 
 
-def _living(now: _Overlay, position: int) -> Key:
-    key = now.at(position)
+def _living(now: _Overlay, place: int) -> Key:
+    key = now.at(place)
     assert key is not None  # noqa: S101 - only what exists was proposed
     return key
 
@@ -370,19 +585,18 @@ def _verdict(
     )
 
 
-class _Named(msgspec.Struct):
+class Named(msgspec.Struct):
+    """Which verdict some JSON is."""
+
     position: int
     verdict_id: str
+    design_id: str
+    revises: str = ""
 
 
-_named = msgspec.json.Decoder(_Named)
+_named = msgspec.json.Decoder(Named)
 
 
-def verdict_position(value: bytes) -> int:
-    """The position in a verdict's JSON."""
-    return _named.decode(value).position
-
-
-def verdict_name(value: bytes) -> str:
-    """The verdict_id in a verdict's JSON."""
-    return _named.decode(value).verdict_id
+def name_of(value: bytes) -> Named:
+    """Which verdict some JSON is."""
+    return _named.decode(value)

@@ -12,11 +12,24 @@ import numpy as np
 from streams import metrics
 from streams.decide.checkpoint import Checkpoint, TailRow
 from streams.decide.index import VectorIndex
-from streams.decide.judge import Context, Entry, Hits, Missing, Outcome, Said, judge, may_need_hits, row_key
+from streams.decide.judge import (
+    Context,
+    Entry,
+    Hits,
+    Ledger,
+    Missing,
+    Outcome,
+    Said,
+    judge,
+    may_need_hits,
+    name_of,
+    place_of,
+    row_key,
+)
 from streams.decide.state import State
 from streams.decide.store import Store
 from streams.errors import Fatal
-from streams.events import Policy
+from streams.events import LogRecord, decode_verdict
 
 FIRST_LIMIT: Final = 16
 _MORE: Final = 4
@@ -45,8 +58,8 @@ class Memory:
         except BaseException:
             self.close()
             raise
-        self.said: dict[int, bytes] = {}
-        """Verdicts that stand in the ledger already, of positions not applied yet."""
+        self.said: dict[int, dict[str, bytes]] = {}
+        """Verdicts that stand in the ledger already, by position and design, of positions not applied yet."""
         self.ledger_end = self.head.ledger
         """The first offset of the ledger not read."""
 
@@ -58,7 +71,8 @@ class Memory:
 
     def _load(self, rows: Iterable[TailRow]) -> None:
         for row in rows:
-            self.index.add(row.encoder, np.array([row.key]), np.frombuffer(row.vector, "<i2")[None])
+            kind, _ = self.state.at(place_of(row.key)) or ("item", "")
+            self.index.add(kind, row.encoder, np.array([row.key]), np.frombuffer(row.vector, "<i2")[None])
 
     def close(self) -> None:
         """Let go of the file and the store."""
@@ -91,56 +105,79 @@ class Memory:
             said if said.value is not None else replace(said, value=self.state.value(said.key)) for said in outcome.said
         ]
 
-    def judged(self, entries: Sequence[Entry], known: dict[int, bytes], *, search: bool) -> Outcome:
-        """What a batch changes, without any effect. known: verdicts said already, by position."""
-        context = self._context()
-        wanted = may_need_hits(self.state, entries, known)
-        if not search:  # everything was said already; if not, an answer without neighbours is thrown away
-            outcome = judge(self.state, entries, dict.fromkeys(wanted, Hits()), known, context)
-            assert isinstance(outcome, Outcome)  # noqa: S101 - no hits lack nothing
-            return outcome
-        if wanted:
+    def judged(self, entries: Sequence[Entry], known: Ledger, *, search: bool) -> Outcome:
+        """What the first records of a batch change, without any effect. known: verdicts said already.
+
+        search: False when everything was said already; if not, an answer without neighbours is thrown away.
+        """
+        context = self._context(is_closed=not search)
+        wanted = may_need_hits(self.state, entries, known, context.policy)
+        if wanted and search:
             self.make_sure()
         rows, hashes = self.index.sizes(), len(self.state.hashes)
         try:
             # Records of this batch are simply the youngest of the tail.
-            if len(entries) > 1:
-                self.index.add_entries(entries)
-                for entry in entries:
-                    self.state.hashes.add(entry.position, entry.record.pictures)
-            with metrics.stage_seconds.labels("decide", "search").time():
-                hits = self._hits(entries, wanted, FIRST_LIMIT, context.policy, {})
-            limit = FIRST_LIMIT
+            if search and (len(entries) > 1 or entries[0].record.kind == "upsert"):
+                self._add((entry.position, entry.record) for entry in entries)
+            limit, hits, again = FIRST_LIMIT, dict[int, Hits](), dict[str, tuple[LogRecord, Hits]]()
+            missing = Missing(tuple(wanted))
             while True:
+                with metrics.stage_seconds.labels("decide", "search").time():
+                    records = [entries[i].record for i in missing.entries]
+                    hits |= zip(missing.entries, self._hits(records, limit, context), strict=True)
+                    records = [again[name][0] if name in again else self._last(name) for name in missing.designs]
+                    if not again:
+                        self._add(zip(missing.designs.values(), records, strict=True))
+                    found = self._hits(records, limit, context)
+                    again |= {record.id: (record, near) for record, near in zip(records, found, strict=True)}
                 with metrics.stage_seconds.labels("decide", "judge").time():
-                    answer = judge(self.state, entries, hits, known, context)
+                    answer = judge(self.state, entries, hits, known, context, again)
                 if not isinstance(answer, Missing):
                     return answer
                 metrics.retry_searches.inc(len(answer.entries))
-                limit *= _MORE
-                hits |= self._hits(entries, answer.entries, limit, context.policy, hits)
+                missing, limit = answer, limit * _MORE
         finally:
             self.index.truncate(rows)
             self.state.hashes.truncate(hashes)
 
-    def _hits(
-        self, entries: Sequence[Entry], wanted: Sequence[int], limit: int, policy: Policy, before: dict[int, Hits]
-    ) -> dict[int, Hits]:
-        near = self.index.search([entries[i] for i in wanted], limit, policy.leave_out)
-        return {
-            i: Hits(
-                found,
-                before[i].hashes if i in before else self.state.hashes.firing(entries[i].record.pictures, policy),
-            )
-            for i, found in zip(wanted, near, strict=True)
-        }
+    def _add(self, placed: Iterable[tuple[int, LogRecord]]) -> None:
+        for place, record in placed:
+            self.index.add_at(place, record)
+            self.state.hashes.add(place, record.pictures)
+
+    def _hits(self, records: Sequence[LogRecord], limit: int, context: Context) -> list[Hits]:
+        if context.is_closed or not records:
+            return [Hits()] * len(records)
+        near = self.index.search(records, limit, context.policy.leave_out)
+        return [
+            Hits(found, self.state.hashes.firing(record.pictures, context.policy))
+            for record, found in zip(records, near, strict=True)
+        ]
+
+    def _last(self, design: str) -> LogRecord:
+        """A design as it was submitted last."""
+        thing = self.state.thing(("design", design))
+        assert thing is not None  # noqa: S101 - the judge names only what it knows
+        verdict = decode_verdict(self.state.value(("design", design)))
+        return LogRecord(
+            kind="design",
+            id=design,
+            pictures=tuple(self.state.pictures(("design", design))),
+            encoder=thing.encoder,
+            category=verdict.category,
+            title=verdict.title,
+            tenant=verdict.tenant,
+            generator=verdict.generator,
+            submitted_at_ms=verdict.submitted_at_ms,
+        )
 
     # Effects
 
-    def hear(self, position: int, value: bytes) -> None:
-        """A verdict of the ledger; the first one of a position is the one that counts."""
-        if position >= self.head.next:
-            self.said.setdefault(position, value)
+    def hear(self, value: bytes) -> None:
+        """A verdict of the ledger; the first one of a verdict_id is the one that counts."""
+        named = name_of(value)
+        if named.position >= self.head.next:
+            self.said.setdefault(named.position, {}).setdefault(named.design_id, value)
 
     def commit(self, entries: Sequence[Entry], outcome: Outcome) -> None:
         """The effects of a batch, in memory and in the checkpoint."""
@@ -151,7 +188,10 @@ class Memory:
             raise
 
     def _commit(self, entries: Sequence[Entry], outcome: Outcome) -> None:
-        self.index.add_entries(entries[i] for i in outcome.rows)
+        for i in outcome.rows:
+            self.index.add_at(entries[i].position, entries[i].record)
+        for revived in outcome.revived:
+            self.index.add_at(revived.place, revived.record)
         self.state.apply(entries, outcome)
         self.index.drop_dead(self.state.alive(), self.state.live_rows)
         for entry in entries:
@@ -173,7 +213,7 @@ class Memory:
         self.head.policy = record.policy or self.head.policy
         self.head.encoder = record.encoder or self.head.encoder
 
-    def _context(self) -> Context:
+    def _context(self, *, is_closed: bool) -> Context:
         if self.head.policy is None:
             raise Fatal("dedup.log does not begin with a config record; it was not made by design-dedup")
-        return Context(self.head.log_id, self._shard, self.head.policy)
+        return Context(self.head.log_id, self._shard, self.head.policy, is_closed)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from streams.errors import Fatal
-from streams.events import Policy, Step
+from streams.events import REVISIONS, Policy, Step
 
 SHIPPED: Final = Path(__file__).with_name("policy.toml")
 
@@ -36,6 +36,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     advisory: bool = False
     steps: tuple[_Step, ...] = ()
     leave_out: int = 0
+    revisions: int = REVISIONS
     record: dict[str, Any] = {}
 
 
@@ -72,6 +73,7 @@ def parse_policy(text: str) -> Policy:
             "advisory": file.advisory,
             "steps": [msgspec.structs.asdict(step) for step in file.steps],
             "leave_out": file.leave_out,
+            "revisions": file.revisions,
         },
         Policy,
     )

@@ -15,7 +15,7 @@ class Rows:
     front. Held in blocks, so that growing copies nothing."""
 
     def __init__(self, dim: int) -> None:
-        self._dim = dim
+        self.dim = dim
         self._vectors: list[NDArray[np.float32]] = []
         self._keys: list[NDArray[np.int64]] = []
         self._fill = _BLOCK
@@ -29,7 +29,7 @@ class Rows:
         start = 0
         while start < len(keys):
             if self._fill == _BLOCK:
-                self._vectors.append(np.zeros((_BLOCK, self._dim), np.float32))
+                self._vectors.append(np.zeros((_BLOCK, self.dim), np.float32))
                 self._keys.append(np.zeros(_BLOCK, np.int64))
                 self._fill = 0
             count = min(_BLOCK - self._fill, len(keys) - start)
@@ -109,11 +109,11 @@ def _best(
     return (scores, keys), np.maximum(floors, scores.min(axis=1)), True
 
 
-def merge(first: Found, second: Found) -> Found:
-    """One answer of two over disjoint rows."""
-    floors = [found.floor for found in (first, second) if found.floor is not None]
+def merge(*parts: Found) -> Found:
+    """One answer of several over disjoint rows."""
+    floors = [found.floor for found in parts if found.floor is not None]
     return Found(
-        np.concatenate([first.scores, second.scores]),
-        np.concatenate([first.keys, second.keys]),
+        np.concatenate([found.scores for found in parts]),
+        np.concatenate([found.keys for found in parts]),
         max(floors, default=None),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from streams import metrics
 from streams.decide.checkpoint import Checkpoint
 from streams.decide.index import VectorIndex
-from streams.decide.judge import PICTURES, position_of, row_key
+from streams.decide.judge import PICTURES, place_of, position_of, row_key
 from streams.decide.state import State
 from streams.decide.store import Row, Store
 from streams.decide.threads import in_thread
@@ -111,13 +111,13 @@ class Sealer:
         """The next load. From now on what dies under `below` is garbage in the store."""
         tail = self._checkpoint.tail(LOAD_ROWS + PICTURES)
         below = self._checkpoint.head.next
-        if len(tail) == LOAD_ROWS + PICTURES:  # the last thing may be cut in two: it waits
-            below = position_of(tail[-1].key)
-            tail = [row for row in tail if position_of(row.key) < below]
+        if len(tail) == LOAD_ROWS + PICTURES:  # what stands at the last position may be cut in two: it waits
+            below = position_of(place_of(tail[-1].key))
+            tail = [row for row in tail if position_of(place_of(row.key)) < below]
         rows: defaultdict[str, list[Row]] = defaultdict(list)
         dead: list[int] = []
         for row in tail:
-            if (who := self._state.at(position_of(row.key))) is not None:
+            if (who := self._state.at(place_of(row.key))) is not None:
                 rows[row.encoder].append(Row(row.key, *who, np.frombuffer(row.vector, "<i2")))
             else:
                 dead.append(row.key)

@@ -13,11 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar
 
+import structlog
 from msgspec.structs import replace
 
 from streams import metrics
 from streams.decide.checkpoint import Superseded
-from streams.decide.judge import Entry, Outcome, Said, verdict_position
+from streams.decide.judge import Entry, Outcome, Said, name_of
 from streams.decide.memory import Memory
 from streams.decide.sealing import SLICE_ROWS, Sealer
 from streams.decide.store import Store
@@ -25,6 +26,8 @@ from streams.decide.threads import in_thread
 from streams.errors import Fatal, Retryable
 from streams.events import LogRecord, Verdict, decode_verdict
 from streams.retry import patiently
+
+_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -126,7 +129,7 @@ class Shard:
         memory = self._memory
         said, memory.ledger_end = await self._patiently("kafka", lambda: self._ledger.since(memory.ledger_end))
         for _, value in said:
-            memory.hear(verdict_position(value), value)
+            memory.hear(value)
 
     async def _replay(self, first: int) -> None:
         """Complete the effects of the log up to `first`, from where a broken read left off."""
@@ -192,7 +195,9 @@ class Shard:
             raise Fatal(f"shard {self.number}: the log jumps from {self.next} to {entries[0].position}")
         metrics.batch_size.labels("decide").observe(len(entries))
         for segment in _cut(entries):
-            await self._decide(segment, replay=replay)
+            rest = segment
+            while rest:
+                rest = rest[await self._decide(rest, replay=replay) :]
         self._last_batch = time.monotonic()
         metrics.progress_timestamp.labels("decide").set_to_current_time()
         while replay and self._memory.state.tail_rows >= self._options.seal_rows:
@@ -200,11 +205,13 @@ class Shard:
         if self._memory.state.tail_rows >= self._options.seal_rows:
             self._sealer.begin(self.lock)
 
-    async def _decide(self, entries: Sequence[Entry], *, replay: bool) -> None:
+    async def _decide(self, entries: Sequence[Entry], *, replay: bool) -> int:
+        """Decide the first records of some; returns how many."""
         if entries[0].record.kind == "config":
-            outcome, verdicts = Outcome(), list[Said]()
+            outcome, verdicts = Outcome(count=len(entries)), list[Said]()
         else:
             outcome, verdicts = await self._asking("milvus", self._judge, entries, replay)
+        entries = entries[: outcome.count]
         if replay:
             if fresh := [said.position for said in verdicts if said.first]:
                 raise Fatal(f"designs.verdicts lacks the verdict of position {fresh[0]}, which was acknowledged")
@@ -214,8 +221,9 @@ class Shard:
         with metrics.stage_seconds.labels("decide", "checkpoint").time():
             await self._in_thread(self._memory.commit, entries, outcome)
         if not replay:
-            _measure(entries, verdicts)
+            _measure(entries, verdicts, outcome)
         self._show()
+        return outcome.count
 
     def _show(self) -> None:
         metrics.position.labels(self.number).set(self.next)
@@ -241,18 +249,20 @@ class Shard:
 
     async def _look_between(self, verdicts: Sequence[Said], offsets: Sequence[int], end: int) -> None:
         """Someone else wrote between one's own verdicts: an earlier, different one binds (rule 9)."""
-        mine = {said.position: (offset, said.value) for said, offset in zip(verdicts, offsets, strict=True)}
+        values = (said.value or b"" for said in verdicts)
+        mine = {name_of(value).verdict_id: (offset, value) for value, offset in zip(values, offsets, strict=True)}
         own = set(offsets)
         for offset, value in await self._patiently("kafka", lambda: self._ledger.between(self._memory.ledger_end, end)):
             if offset in own:
                 continue
             metrics.foreign_verdicts.inc()
-            position = verdict_position(value)
-            if position in mine:
-                if offset < mine[position][0] and value != mine[position][1]:
-                    raise Superseded(f"another owner said position {position} first, and differently")
+            named = name_of(value)
+            if named.verdict_id in mine:
+                first, own_value = mine[named.verdict_id]
+                if offset < first and value != own_value:
+                    raise Superseded(f"another owner said position {named.position} first, and differently")
             else:
-                self._memory.hear(position, value)
+                self._memory.hear(value)
 
     # Questions
 
@@ -308,7 +318,10 @@ def _cut(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
     return [entries[a:b] for a, b in pairwise(sorted(cuts)) if a < b]
 
 
-def _measure(entries: Sequence[Entry], verdicts: Sequence[Said]) -> None:
+def _measure(entries: Sequence[Entry], verdicts: Sequence[Said], outcome: Outcome) -> None:
+    for item, designs in outcome.floods:
+        metrics.revision_floods.inc()
+        _log.warning("too many verdicts to revise: all of them stand", item=item, designs=designs)
     appended = {entry.position: entry.appended_ms for entry in entries}
     now_ms = time.time() * 1000
     for said in verdicts:
@@ -316,6 +329,9 @@ def _measure(entries: Sequence[Entry], verdicts: Sequence[Said]) -> None:
             metrics.repeats.inc()
             continue
         verdict = decode_verdict(said.value or b"")
+        if verdict.revises:
+            metrics.revisions.labels(verdict.verdict, metrics.capped("category", verdict.category)).inc()
+            continue
         metrics.verdicts.labels(
             verdict.verdict,
             metrics.capped("category", verdict.category),

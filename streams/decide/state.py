@@ -6,7 +6,7 @@ from typing import Final
 
 from streams.decide.checkpoint import Change, Checkpoint, TailRow
 from streams.decide.hashes import HashTable
-from streams.decide.judge import NOWHERE, Entry, Key, Outcome, Thing, row_key
+from streams.decide.judge import NOWHERE, Entry, Key, Outcome, Thing, position_of, row_key
 from streams.events import Kind, Picture
 
 _DEAD_ROWS: Final = 1024
@@ -32,11 +32,12 @@ class State:
         self._holders: dict[bytes, tuple[int, ...]] = {}
         self.hashes = HashTable()
         self.counts: defaultdict[Kind, int] = defaultdict(int)
+        self._blocked: defaultdict[str, set[str]] = defaultdict(set)
         self._changes: dict[Key, Change] = {}
         self._tail: list[TailRow] = []
         self._garbage: list[tuple[int, str]] = []
         for key, thing, pictures in checkpoint.things():
-            self._things[key] = thing
+            self._put(key, thing)
             if thing.row != NOWHERE:
                 self._born(key, thing, pictures)
 
@@ -44,18 +45,32 @@ class State:
         """What is remembered of an id."""
         return self._things.get(key)
 
-    def at(self, position: int) -> Key | None:
-        """Who exists with its rows at a position."""
-        return self._rows.get(position)
+    def at(self, place: int) -> Key | None:
+        """Who exists with its rows at a place."""
+        return self._rows.get(place)
 
     def holders(self, digest: bytes) -> Iterable[int]:
-        """The positions of what exists and has a picture of these bytes."""
+        """The places of what exists and has a picture of these bytes."""
         return self._holders.get(digest, ())
+
+    def blocked(self, item: str) -> Iterable[str]:
+        """The designs whose `blocked_by` it is."""
+        return self._blocked.get(item, ())
+
+    @property
+    def live_designs(self) -> int:
+        """How many designs exist."""
+        return self.counts["design"]
 
     def value(self, key: Key) -> bytes:
         """The JSON of a design's current verdict; empty when there is none."""
         change = self._changes.get(key)
         return change.value if change else self._checkpoint.value(key)
+
+    def pictures(self, key: Key) -> Sequence[Picture]:
+        """The pictures of something that has some; an item's without vectors."""
+        change = self._changes.get(key)
+        return change.pictures if change else self._checkpoint.pictures(key)
 
     @property
     def chores(self) -> int:
@@ -63,7 +78,7 @@ class State:
         return max(self.tail_rows, self.garbage_rows)
 
     def alive(self) -> Collection[int]:
-        """The positions of what exists."""
+        """The places of what exists."""
         return self._rows.keys()
 
     def encoders(self) -> set[str]:
@@ -75,39 +90,44 @@ class State:
         return sum(
             self._pictures[row]
             for row, key in self._rows.items()
-            if row < position and self._things[key].encoder == encoder
+            if position_of(row) < position and self._things[key].encoder == encoder
         )
 
     def apply(self, entries: Sequence[Entry], outcome: Outcome) -> None:
         """The effects of a batch, in memory; `save` writes them."""
-        at = {entry.position: entry.record for entry in entries}
         for key, thing in outcome.things.items():
             before = self._things.get(key)
             moved = before is None or before.row != thing.row
             if before is not None and before.row != NOWHERE and moved:
                 self._died(key, before)
-            # The value first: a later look-up must not see a change without one.
+            # Looked up first: a later look-up must not see a change without them.
             value = outcome.values[key] if key in outcome.values else self.value(key)
-            self._things[key] = thing
-            pictures = at[thing.row].pictures if thing.row in at else self._marks(key, thing)
+            pictures: Sequence[Picture] = ()
+            if thing.digests:
+                pictures = outcome.pictures[key] if key in outcome.pictures else self.pictures(key)
+            self._put(key, thing)
             self._changes[key] = Change(key, thing, value, pictures)
             if thing.row != NOWHERE and moved:
                 self._born(key, thing, pictures)
+        places = [(entries[i].position, entries[i].record) for i in outcome.rows]
+        places += [(revived.place, revived.record) for revived in outcome.revived]
         born = [
-            TailRow(row_key(self._shard, entries[i].position, n), entries[i].record.encoder, picture.vector)
-            for i in outcome.rows
-            for n, picture in enumerate(entries[i].record.pictures)
+            TailRow(row_key(self._shard, place, n), record.encoder, picture.vector)
+            for place, record in places
+            for n, picture in enumerate(record.pictures)
         ]
         self._tail += born
         self.tail_rows += len(born)
         if len(self.hashes) > 2 * self.live_rows + _DEAD_ROWS:
             self.hashes.keep(set(self._rows))
 
-    def _marks(self, key: Key, thing: Thing) -> Sequence[Picture]:
-        if thing.row == NOWHERE:
-            return ()
-        change = self._changes.get(key)
-        return change.marks if change else self._checkpoint.marks(key)
+    def _put(self, key: Key, thing: Thing) -> None:
+        before = self._things.get(key)
+        if before is not None and before.blocked_by:
+            self._blocked[before.blocked_by].discard(key[1])
+        if thing.blocked_by:
+            self._blocked[thing.blocked_by].add(key[1])
+        self._things[key] = thing
 
     def _born(self, key: Key, thing: Thing, pictures: Sequence[Picture]) -> None:
         self._rows[thing.row] = key
@@ -129,7 +149,7 @@ class State:
                 self._holders[digest] = left
             else:
                 del self._holders[digest]
-        if thing.row < self.reach:
+        if position_of(thing.row) < self.reach:
             self._garbage += [(row_key(self._shard, thing.row, n), thing.encoder) for n in range(pictures)]
             self.garbage_rows += pictures
 

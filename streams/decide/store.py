@@ -25,6 +25,7 @@ MOST_HITS: Final = 16_384
 # The default keep-alive gets idle channels thrown out ("too_many_pings").
 _CHANNEL: Final = {"grpc.keepalive_permit_without_calls": 0, "grpc.keepalive_time_ms": 2**31 - 1}
 _SCAN: Final = 4096
+_KINDS: Final[dict[Kind, int]] = {"item": 0, "design": 1}
 
 # pymilvus logs about a hundred lines a failed call, and raises as well.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -46,8 +47,10 @@ class Store(Protocol):
     def prepare(self, encoder: str, dim: int) -> None:
         """Make the collection unless it is there. `write` needs it; all others find nothing where there is none."""
 
-    def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
-        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high."""
+    def search(
+        self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int, only: Kind | None = None
+    ) -> list[Found]:
+        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high, of both kinds or one."""
 
     def write(self, encoder: str, rows: Sequence[Row]) -> None:
         """Write rows and flush: on return they are durable and seen by a search."""
@@ -129,13 +132,16 @@ class MilvusStore:
         self._call(make)
         self._known.add(name)
 
-    def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
-        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high."""
+    def search(
+        self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int, only: Kind | None = None
+    ) -> list[Found]:
+        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high, of both kinds or one."""
+        where = f"pk >= {low} and pk < {high}" + (f" and kind == {_KINDS[only]}" if only else "")
 
         def search(client: MilvusClient) -> list[list[dict[str, Any]]]:
             answer: list[list[dict[str, Any]]] = client.search(
                 self._name(encoder), data=list(queries.astype(np.float32)), anns_field="vector", limit=limit,
-                filter=f"pk >= {low} and pk < {high}", search_params={"metric_type": "IP"}, timeout=self._timeout_s,
+                filter=where, search_params={"metric_type": "IP"}, timeout=self._timeout_s,
             )  # fmt: skip
             return answer
 
@@ -154,7 +160,7 @@ class MilvusStore:
     def write(self, encoder: str, rows: Sequence[Row]) -> None:
         """Write rows and flush: on return they are durable and seen by a search."""
         data = [
-            {"pk": row.key, "kind": int(row.kind == "design"), "id": row.id, "vector": row.vector.astype(np.float32)}
+            {"pk": row.key, "kind": _KINDS[row.kind], "id": row.id, "vector": row.vector.astype(np.float32)}
             for row in rows
         ]
         self._call(lambda client: client.upsert(self._name(encoder), data, timeout=self._timeout_s))
@@ -226,9 +232,11 @@ class MemoryStore:
     def _between(self, encoder: str, low: int, high: int) -> list[Row]:
         return [row for key, row in self._rows.get(encoder, {}).items() if low <= key < high]
 
-    def search(self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int) -> list[Found]:
-        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high."""
-        rows = self._between(encoder, low, high)
+    def search(
+        self, encoder: str, queries: NDArray[np.int16], limit: int, low: int, high: int, only: Kind | None = None
+    ) -> list[Found]:
+        """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high, of both kinds or one."""
+        rows = [row for row in self._between(encoder, low, high) if only in (None, row.kind)]
         found = []
         for query in queries:
             ranked = sorted(((int(query.astype(np.int64) @ row.vector), row.key) for row in rows), reverse=True)[:limit]

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
-from streams.decide.judge import Entry, verdict_name
+from streams.decide.judge import Entry, name_of
 from streams.errors import Fatal
 from streams.events import decode_record
 from streams.kafka.producer import Message, Producer, cloud_event
@@ -78,8 +78,10 @@ class KafkaLedger:
         _, topic, shard = self._where
         return await self._producer.append(
             topic,
-            [
-                Message(name.encode(), value, shard, cloud_event("verdict", verdict_name(value), name))
-                for name, value in verdicts
-            ],
+            [Message(design.encode(), value, shard, _headers(design, value)) for design, value in verdicts],
         )
+
+
+def _headers(design: str, value: bytes) -> dict[str, bytes]:
+    named = name_of(value)
+    return cloud_event("verdict.revised" if named.revises else "verdict", named.verdict_id, design)

@@ -66,6 +66,16 @@ def sealed(store: Store, entries: Sequence[Entry], index: VectorIndex, position:
     index.seal(position)
 
 
+def hold(index: VectorIndex, entries: Sequence[Entry]) -> None:
+    """The pictures of some records, in their order."""
+    for entry in entries:
+        index.add_at(entry.position, entry.record)
+
+
+def ask(index: VectorIndex, entries: Sequence[Entry], limit: int, leave_out: int = 0) -> list[tuple[Found, ...]]:
+    return index.search([entry.record for entry in entries], limit, leave_out)
+
+
 def exact(entries: Sequence[Entry], query: Entry) -> Iterator[dict[int, int]]:
     """Key and score of every row of the same encoder, for each picture of `query`."""
     for picture in query.record.pictures:
@@ -92,11 +102,11 @@ def check(found: Found, scores: dict[int, int], limit: int) -> None:
 def test_hits_are_exact_however_much_is_sealed(store: Store, in_memory: bool) -> None:
     entries = records(120)
     index = VectorIndex(store, SHARD, 0, in_memory=in_memory)
-    index.add_entries(entries)
+    hold(index, entries)
     for position in (0, 1, 50, 51, 119, 120):
         sealed(store, entries, index, position)
         for limit in (1, 6, 1000):
-            for query, found in zip(entries[::29], index.search(entries[::29], limit), strict=True):
+            for query, found in zip(entries[::29], ask(index, entries[::29], limit), strict=True):
                 for one, scores in zip(found, exact(entries, query), strict=True):
                     check(one, scores, limit)
 
@@ -113,14 +123,14 @@ def test_what_is_left_out_of_a_query_is_not_compared(store: Store) -> None:
         return replace(entry, record=msgspec.structs.replace(entry.record, pictures=cut))
 
     index = VectorIndex(store, SHARD, 0, in_memory=False)
-    index.add_entries(entries)
+    hold(index, entries)
     for position in (0, 45):
         sealed(store, entries, index, position)
         for n in (1, 5, 0):
-            for query, found in zip(entries[::17], index.search(entries[::17], 20, n), strict=True):
+            for query, found in zip(entries[::17], ask(index, entries[::17], 20, n), strict=True):
                 for one, scores in zip(found, exact(entries, without(query, n)), strict=True):
                     check(one, scores, 20)
-    nothing = index.search(entries[:1], 20, DIM + 1)
+    nothing = ask(index, entries[:1], 20, DIM + 1)
     assert all((found.scores == 0).all() for found in nothing[0])
 
 
@@ -128,14 +138,14 @@ def test_both_modes_give_the_same_answer(store: Store) -> None:
     entries = records(150, seed=3)
     modes = [VectorIndex(store, SHARD, 0, in_memory=in_memory) for in_memory in (False, True)]
     for index in modes:
-        index.add_entries(entries)
+        hold(index, entries)
     sealed(store, entries, modes[0], 100)
     modes[1].seal(100)
     for limit in (300, 1000):
         answers = [
             [
                 sorted(zip(f.scores.tolist(), f.keys.tolist(), strict=True))
-                for found in index.search(entries[::9], limit)
+                for found in ask(index, entries[::9], limit)
                 for f in found
             ]
             for index in modes
@@ -150,10 +160,10 @@ def test_encoders_are_searched_apart(store: Store) -> None:
         for e in records(60)
     ]
     index = VectorIndex(store, SHARD, 0, in_memory=False)
-    index.add_entries(entries)
+    hold(index, entries)
     for position in (0, 31):
         sealed(store, entries, index, position)
-        for query, found in zip(entries, index.search(entries, 500), strict=True):
+        for query, found in zip(entries, ask(index, entries, 500), strict=True):
             for one, scores in zip(found, exact(entries, query), strict=True):
                 assert dict(zip(one.keys.tolist(), one.scores.tolist(), strict=True)) == scores
 
@@ -162,9 +172,9 @@ def test_more_equal_rows_than_one_answer_holds_are_all_read(store: Store, monkey
     monkeypatch.setattr(module, "MOST_HITS", 20)
     entries = records(100)
     index = VectorIndex(store, SHARD, 0, in_memory=False)
-    index.add_entries(entries)
+    hold(index, entries)
     sealed(store, entries, index, 70)
-    for query, found in zip(entries[:3], index.search(entries[:3], 64), strict=True):
+    for query, found in zip(entries[:3], ask(index, entries[:3], 64), strict=True):
         for one, scores in zip(found, exact(entries, query), strict=True):
             check(one, scores, 64)
 
@@ -173,17 +183,17 @@ def test_more_equal_rows_than_one_answer_holds_are_all_read(store: Store, monkey
 def test_a_body_read_from_the_store_is_the_one_that_was_held(store: Store, sealed_to: int) -> None:
     entries = records(120)
     held = VectorIndex(store, SHARD, 0, in_memory=True)
-    held.add_entries(entries)
+    hold(held, entries)
     sealed(store, entries, held, sealed_to)
     again = VectorIndex(store, SHARD, sealed_to, in_memory=True)
     for row in sorted(again.stored("one"), key=lambda row: row.key):
-        again.add("one", np.array([row.key]), np.frombuffer(row.vector, "<i2")[None])
-    again.add_entries(entries[sealed_to:])
+        again.add("design", "one", np.array([row.key]), np.frombuffer(row.vector, "<i2")[None])
+    hold(again, entries[sealed_to:])
     assert again.tail_rows() == held.tail_rows()
     mine, other = (
         [
             dict(zip(f.keys.tolist(), f.scores.tolist(), strict=True))
-            for found in index.search(entries, 9999)
+            for found in ask(index, entries, 9999)
             for f in found
         ]
         for index in (held, again)
@@ -197,7 +207,7 @@ def test_rows_of_what_is_gone_leave_the_memory_when_they_are_most(
     monkeypatch.setattr(module, "_DEAD_ROWS", 10)
     entries = records(120)
     index = VectorIndex(store, SHARD, 0, in_memory=True)
-    index.add_entries(entries)
+    hold(index, entries)
     alive = set(range(0, 120, 4))
     rows = sum(len(entries[p].record.pictures) for p in alive)
     index.drop_dead(range(120), 240)
@@ -205,23 +215,23 @@ def test_rows_of_what_is_gone_leave_the_memory_when_they_are_most(
     index.drop_dead(alive, rows)
     assert index.tail_rows() == rows
     left = [entry for entry in entries if entry.position in alive]
-    for query, found in zip(entries, index.search(entries, 1000), strict=True):
+    for query, found in zip(entries, ask(index, entries, 1000), strict=True):
         for one, scores in zip(found, exact(left, query), strict=True):
             assert dict(zip(one.keys.tolist(), one.scores.tolist(), strict=True)) == scores
-    index.add_entries(records(125)[120:])
+    hold(index, records(125)[120:])
     assert index.tail_rows() == rows + 9
 
 
 def test_a_batch_is_taken_back(store: Store) -> None:
     entries = records(40)
     index = VectorIndex(store, SHARD, 0, in_memory=False)
-    index.add_entries(entries[:20])
+    hold(index, entries[:20])
     sizes, before = index.sizes(), index.tail_rows()
-    index.add_entries(entries[20:])
-    index.add("another", np.array([row_key(SHARD, 99)]), np.ones((1, 4), np.int16))
+    hold(index, entries[20:])
+    index.add("design", "another", np.array([row_key(SHARD, 99)]), np.ones((1, 4), np.int16))
     index.truncate(sizes)
     assert index.tail_rows() == before
-    assert index.sizes() == {**sizes, "another": 0}
+    assert index.sizes() == {**sizes, ("design", "another"): 0}
 
 
 # Whole logs

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.decide.checkpoint import Checkpoint, Head, Superseded
-from streams.decide.judge import NOWHERE, Entry, Key, row_key, verdict_position
+from streams.decide.judge import NOWHERE, Entry, Key, name_of, row_key
 from streams.decide.stage import DecideOptions, Shard
 from streams.decide.store import MemoryStore
 from streams.errors import Fatal, Retryable
@@ -509,7 +509,7 @@ async def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> N
 
 async def test_the_owner_whose_checkpoint_was_moved_on_is_superseded_and_can_take_over_again(tmp_path: Path) -> None:
     log = random_log(1, 200)
-    here = Installation(tmp_path, log)
+    here = Installation(tmp_path, log, seal_rows=1000)  # a seal behind a batch would supersede the other one too
     async with here.owner() as zombie, here.owner() as owner:
         await feed(owner, here.entries[:80], (20,))
         with pytest.raises(Superseded):
@@ -612,7 +612,7 @@ async def test_another_owners_earlier_different_verdict_binds(tmp_path: Path) ->
     # d2 was said before it was known that d1 exists, and that stands.
     first: dict[int, bytes] = {}
     for value in here.ledger.values:
-        first.setdefault(verdict_position(value), value)
+        first.setdefault(name_of(value).position, value)
     assert [decode_verdict(first[n]).verdict for n in (1, 2, 3)] == ["accept", "accept", "duplicate"]
 
 
@@ -1007,7 +1007,7 @@ async def test_a_verdict_is_that_of_the_current_revision(tmp_path: Path) -> None
         for entry in here.entries:
             await shard.process([entry])
             value = await shard.verdict("d")
-            positions.append(verdict_position(value) if value else None)
+            positions.append(name_of(value).position if value else None)
         assert positions == [None, 1, 2, 2, None]
         assert await shard.verdict("other") == b""
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.decide.checkpoint import Checkpoint, Superseded
-from streams.decide.judge import NOWHERE, Context, Entry, Hits, Key, Outcome, judge, may_need_hits, row_key
+from streams.decide.judge import NOWHERE, Context, Entry, Hits, Key, Missing, Outcome, judge, may_need_hits, row_key
 from streams.decide.state import State
 from streams.errors import Fatal
 from streams.events import LogRecord, Policy
@@ -29,13 +29,31 @@ def checkpoint(tmp_path: Path) -> Iterator[Checkpoint]:
 def fold(state: State, checkpoint: Checkpoint, entries: Sequence[Entry]) -> Outcome:
     """One batch, without neighbours: what is near does not matter here, digests do enough."""
     entries = [entry for entry in entries if entry.record.kind not in ("config", "ready")]
-    hits = {i: Hits() for i in may_need_hits(state, entries, {})}
-    outcome = judge(state, entries, hits, {}, CONTEXT)
-    assert isinstance(outcome, Outcome)
-    state.apply(entries, outcome)
-    if entries:
-        checkpoint.head.next = entries[-1].position + 1
-    return outcome
+    whole = Outcome()
+    while entries:
+        outcome = judged(state, entries)
+        state.apply(entries[: outcome.count], outcome)
+        whole.values |= outcome.values
+        checkpoint.head.next = entries[outcome.count - 1].position + 1
+        entries = entries[outcome.count :]
+    return whole
+
+
+def judged(state: State, entries: Sequence[Entry]) -> Outcome:
+    hits = {i: Hits() for i in may_need_hits(state, entries, {}, CONTEXT.policy)}
+    answer, again = judge(state, entries, hits, {}, CONTEXT), dict[str, tuple[LogRecord, Hits]]()
+    if isinstance(answer, Missing):
+        for name in answer.designs:
+            key: Key = ("design", name)
+            thing, pictures = state.thing(key), tuple(state.pictures(key))
+            assert thing is not None
+            assert thing.digests == tuple(picture.digest for picture in pictures)
+            assert all(picture.vector for picture in pictures)
+            record = LogRecord(kind="design", id=name, encoder=thing.encoder, pictures=pictures)
+            again[name] = (record, Hits())
+        answer = judge(state, entries, hits, {}, CONTEXT, again)
+    assert isinstance(answer, Outcome)
+    return answer
 
 
 def entries_of(log: Sequence[LogRecord]) -> list[Entry]:
@@ -52,6 +70,8 @@ def picture_of(state: State) -> tuple[object, ...]:
         {key: state.at(row) for key, row in live.items()},
         {digest: sorted(state.holders(digest)) for digest in digests},
         [state.value(key) for key in keys],
+        [[p.digest for p in state.pictures(key)] for key in keys if state._things[key].digests],
+        {key[1]: sorted(state.blocked(key[1])) for key in keys},
         sorted(state.alive()),
         state.encoders(),
         {kind: count for kind, count in state.counts.items() if count},
