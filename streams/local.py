@@ -524,7 +524,9 @@ def _kafka_properties(folder: Path, port: int, extra: Mapping[str, str]) -> str:
     template = string.Template((KAFKA_SETTINGS / "server.properties").read_text())
     text = template.substitute(port=port, controller_port=port + 1, data_dir=folder)
     lines = (line.partition("=")[::2] for line in text.splitlines() if line and not line.startswith("#"))
-    return "".join(f"{key}={value}\n" for key, value in {**dict(lines), **extra}.items())
+    more = {key: value.replace("${port}", str(port)) for key, value in extra.items()}
+    more = {key: value.replace("${controller_port}", str(port + 1)) for key, value in more.items()}
+    return "".join(f"{key}={value}\n" for key, value in {**dict(lines), **more}.items())
 
 
 def _listens(port: int) -> bool:

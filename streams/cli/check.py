@@ -10,8 +10,9 @@ import typer
 
 from streams.cli.console import EXIT_FAILED, line, out, plain, say, settings_or_usage
 from streams.cli.verdicts import print_verdict
-from streams.errors import Invalid, Retryable
+from streams.errors import Fatal, Invalid, Retryable
 from streams.events import MAX_IMAGES, Verdict, decode_verdict
+from streams.transport import worker_client
 
 _TIMEOUT_S: Final = 60.0
 
@@ -64,15 +65,15 @@ def _plain_dict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _ask(images: Sequence[Path], category: str, tenant: str) -> Verdict:
-    url = settings_or_usage().worker_url.rstrip("/")
+    settings = settings_or_usage()
+    url = settings.worker_url.rstrip("/")
     try:
         files = [("image", (image.name, image.read_bytes())) for image in images]
     except OSError as error:
         raise Invalid("no_file", f"{error.strerror}") from error
     params = {name: value for name, value in (("category", category), ("tenant", tenant)) if value}
     try:
-        # The worker stands on this machine or beside it: a proxy of the environment is not meant for it.
-        with httpx.Client(trust_env=False, timeout=_TIMEOUT_S) as client:
+        with httpx.Client(timeout=_TIMEOUT_S, **worker_client(settings)) as client:
             answer = client.post(f"{url}/v1/check", params=params, files=files)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Retryable(f"no worker answers at {url} ({error}); start one with `design-dedup worker`") from error
@@ -81,6 +82,8 @@ def _ask(images: Sequence[Path], category: str, tenant: str) -> Verdict:
     reason, message = _problem(answer)
     if answer.status_code in (400, 413):
         raise Invalid(reason, message)
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise Fatal(f"the worker at {url} asks for another web_token, or for one at all")
     raise Retryable(f"the worker at {url} cannot answer now: {message}")
 
 

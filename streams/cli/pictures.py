@@ -86,7 +86,8 @@ class Pictures:
     """The worker's checker and encoder, open while the context is."""
 
     def __init__(self, settings: Settings) -> None:
-        from streams.embed.images import ImageChecker, ImageLimits
+        from streams.embed.checker import ImageChecker
+        from streams.embed.images import ImageLimits
         from streams.kafka.app import make_encoder
 
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.decode_timeout_s)

@@ -29,7 +29,7 @@ from streams.errors import DedupError
 from streams.events import Verdict, decode_record, decode_verdict
 from streams.kafka.dead_letters import DeadLetter, from_record
 from streams.local import HOST, BrokerKind, Child, LocalStack, PortLease
-from streams.settings import ENV_PREFIX, Settings, load_settings
+from streams.settings import EMBEDDED, ENV_PREFIX, Settings, load_settings
 
 Kind = Literal["item", "design"]
 Place = tuple[str, int]
@@ -103,10 +103,10 @@ class Rehearsal:
         held.callback(stack.stop)
         stack.start(self._screen.note)
         values = {
+            **EMBEDDED,
             "kafka_bootstrap": stack.endpoints.kafka,
             "triton_url": stack.endpoints.triton_grpc or settings.triton_url,
             "milvus_uri": stack.endpoints.milvus,
-            "milvus_token": "",
             "topic_prefix": "",
             "group": "demo",
             "tenants": "default",

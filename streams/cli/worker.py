@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -16,7 +16,7 @@ import typer
 from streams.cli.console import EXIT_FAILED, say_error, settings_or_usage
 from streams.cli.logs import configure_logs
 from streams.errors import DedupError
-from streams.settings import Settings
+from streams.settings import Settings, speaks_tls
 
 _log = structlog.get_logger(__name__)
 
@@ -40,17 +40,16 @@ def worker(
     It waits for what is not there yet (Kafka, Triton, Milvus) and stops
     on SIGTERM or Ctrl-C. While it runs, its HTTP server answers /livez,
     /readyz, /metrics, /v1/check and /v1/verdicts/ID on the address that
-    the settings web_host and web_port name.
+    the settings web_host and web_port name; beyond loopback it needs a
+    web_token, and asks for it.
 
     \b
     design-dedup worker
     design-dedup worker --stage embed
     """
-    import uvloop
-
     settings = settings_or_usage()
     configure_logs(settings.log_level, settings.log_format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
         error = runner.run(_serve(settings, stage.value))
         if error is None:
             return
@@ -64,21 +63,23 @@ def worker(
     raise typer.Exit(EXIT_FAILED)
 
 
+def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop, which saves an eighth of the time; but to close a TLS connection takes it 30 s now and then
+    (infra/adr/0011-who-is-refused.md)."""
+    import uvloop
+
+    fast: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    tls = speaks_tls(settings.kafka_security_protocol) or settings.web_cert_file is not None
+    return asyncio.new_event_loop if tls else fast
+
+
 async def _serve(settings: Settings, stage: Any) -> BaseException | None:
     """Work until a signal comes or something fails; returns what failed."""
-    from streams.kafka.app import Worker
-    from streams.web.server import WebOptions, WebServer
-
+    try:
+        service, web = _make(settings, stage)
+    except DedupError as error:
+        return error
     with _ending(settings.stop_grace_s + _DISCONNECT_S) as ending:
-        service = Worker(settings, stage)
-        options = WebOptions(
-            settings.web_host,
-            settings.web_port,
-            settings.max_image_bytes,
-            2 * settings.max_image_bytes,
-            tenant=settings.tenants[0],
-        )
-        web = WebServer(service, options)
         try:
             address = await web.start()
             _log.info("answering", address=address)
@@ -89,6 +90,24 @@ async def _serve(settings: Settings, stage: Any) -> BaseException | None:
             ending.begin()
             await _end(service, web)
     return None
+
+
+def _make(settings: Settings, stage: Any) -> tuple[Any, Any]:
+    from streams.kafka.app import Worker
+    from streams.transport import web_context
+    from streams.web.server import WebOptions, WebServer
+
+    options = WebOptions(
+        settings.web_host,
+        settings.web_port,
+        settings.max_image_bytes,
+        2 * settings.max_image_bytes,
+        tenant=settings.tenants[0],
+        token=settings.web_token.get_secret_value(),
+        tls=web_context(settings),
+    )
+    service = Worker(settings, stage)
+    return service, WebServer(service, options)
 
 
 async def _work(service: Any, stop: asyncio.Event) -> None:

@@ -5,8 +5,9 @@ it twice is harmless. Every error of the client is Retryable: Milvus is a view a
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -26,6 +27,7 @@ MOST_HITS: Final = 16_384
 _CHANNEL: Final = {"grpc.keepalive_permit_without_calls": 0, "grpc.keepalive_time_ms": 2**31 - 1}
 _SCAN: Final = 4096
 _KINDS: Final[dict[Kind, int]] = {"item": 0, "design": 1}
+_NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
 # pymilvus logs about a hundred lines a failed call, and raises as well.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -74,8 +76,11 @@ class Store(Protocol):
 class MilvusStore:
     """Rows in Milvus."""
 
-    def __init__(self, uri: str, token: str, timeout_s: float, log_id: str) -> None:
-        self._uri, self._token, self._timeout_s = uri, token, timeout_s
+    def __init__(
+        self, uri: str, token: str, timeout_s: float, log_id: str, options: Mapping[str, str] = _NO_OPTIONS
+    ) -> None:
+        """`options` are more of the client's own arguments (TLS)."""
+        self._uri, self._token, self._timeout_s, self._options = uri, token, timeout_s, options
         self._prefix = f"dedup_{log_id}_"
         self._client: MilvusClient | None = None
         self._known: set[str] = set()
@@ -84,7 +89,7 @@ class MilvusStore:
         try:
             if self._client is None:
                 self._client = MilvusClient(
-                    self._uri, token=self._token, timeout=self._timeout_s, grpc_options=dict(_CHANNEL)
+                    self._uri, token=self._token, timeout=self._timeout_s, grpc_options=dict(_CHANNEL), **self._options
                 )
             return call(self._client)
         # ValueError: a call on a channel that was closed by a restart of the server.

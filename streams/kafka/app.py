@@ -15,12 +15,14 @@ from streams.decide.policy import load_policy
 from streams.decide.stage import DecideOptions, Shard
 from streams.decide.store import MilvusStore
 from streams.embed.cache import PictureCache
+from streams.embed.checker import ImageChecker
 from streams.embed.encoder import Encoder, LocalEncoder, TritonEncoder, model_path
 from streams.embed.fetch import Fetcher, FetchLimits, FetchPolicy
-from streams.embed.images import ImageChecker, ImageLimits
+from streams.embed.images import ImageLimits
 from streams.embed.stage import EmbedStage
 from streams.errors import Fatal, Invalid, Retryable
 from streams.events import LogRecord, Verdict, encode_record
+from streams.kafka.access import faust_credentials, raise_if_refused
 from streams.kafka.agents import DecideWork, EmbedWork
 from streams.kafka.dead_letters import FloodGate, Markers
 from streams.kafka.delivery import DeliveryApp, Flow, Work, pump
@@ -29,6 +31,7 @@ from streams.kafka.producer import Message, Producer
 from streams.kafka.topics import committed_offsets, create_topics, high_watermark, read_to_end, topics_of
 from streams.retry import patiently
 from streams.settings import Settings
+from streams.transport import kafka_security, milvus_options, refuse_distrusted, triton_credentials
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ _log = structlog.get_logger(__name__)
 Stage = Literal["embed", "decide", "all"]
 _TEND_S: Final = 0.5
 _POLL_S: Final = 0.3
+_ACCESS_S: Final = 10.0
 
 
 def make_encoder(settings: Settings) -> Encoder:
@@ -49,6 +53,7 @@ def make_encoder(settings: Settings) -> Encoder:
         model,
         timeout_s=settings.triton_timeout_s,
         on_canary_failure=metrics.canary_failures.inc,
+        credentials=triton_credentials(settings),
     )
 
 
@@ -73,7 +78,8 @@ class Worker:
         self._settings = settings
         self._stage = stage
         self._topics = topics_of(settings)
-        self._security: Mapping[str, Any] = {}
+        self._security: Mapping[str, Any] = kafka_security(settings)
+        self._milvus_options = milvus_options(settings)
         self._producer = Producer(settings.kafka_bootstrap, settings.max_message_bytes, self._security)
         self._apps: list[DeliveryApp] = []
         self._running: list[DeliveryApp] = []
@@ -95,6 +101,7 @@ class Worker:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         # Read first: a wrong policy file must stop a worker before it touches anything.
         policy = load_policy(settings.policy_file)
+        await refuse_distrusted(settings, milvus=self._stage != "embed")
         await self._patiently("kafka", lambda: create_topics(settings.kafka_bootstrap, self._topics, self._security))
         self.encoder = make_encoder(settings)
         self._open.push_async_callback(self.encoder.close)
@@ -128,7 +135,7 @@ class Worker:
         for stage in ("embed", "decide"):
             if self._stage in (stage, "all"):
                 metrics.progress_timestamp.labels(stage).set_to_current_time()
-        self._tasks.append(asyncio.create_task(self._watch()))
+        self._tasks += [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_access())]
         if self._decide is not None:
             self._tasks.append(asyncio.create_task(self._tend(self._decide)))
         self._started = True
@@ -204,6 +211,7 @@ class Worker:
             f"{settings.group}-{stage}",
             stop_grace_s=settings.stop_grace_s,
             broker=[f"kafka://{server}" for server in settings.kafka_bootstrap.split(",")],
+            broker_credentials=faust_credentials(self._security),
             datadir=str(settings.data_dir / f"faust-{stage}"),
             broker_session_timeout=settings.session_timeout_s,
             broker_heartbeat_interval=settings.session_timeout_s / 6,
@@ -254,8 +262,9 @@ class Worker:
         options = DecideOptions(settings.data_dir, settings.index, settings.seal_rows, settings.seal_idle_s)
 
         def store(log_id: str) -> MilvusStore:
+            token = settings.milvus_token.get_secret_value()
             return MilvusStore(
-                settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_timeout_s, log_id
+                settings.milvus_uri, token, settings.milvus_timeout_s, log_id, options=self._milvus_options
             )
 
         def shard(number: int) -> Shard:
@@ -318,6 +327,12 @@ class Worker:
                     raise Fatal(f"{app.conf.id} crashed: {app.crash_reason!r}")
             self._check_progress(lag)
             await asyncio.sleep(_TEND_S)
+
+    async def _watch_access(self) -> None:
+        """A consumer whom the broker lets in no more tries for ever without a word."""
+        while True:
+            await asyncio.sleep(_ACCESS_S)
+            await raise_if_refused(self._settings.kafka_bootstrap, self._security)
 
     async def _tend(self, decide: DecideWork) -> None:
         """The shards' chores; a task of its own, since a take-over may wait for Milvus."""

@@ -38,6 +38,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from streams.errors import Fatal, Retryable
+from streams.kafka.access import raise_if_refused
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -226,6 +227,7 @@ async def committed_offsets(
         consumer.assign(tps)
         return {tp.partition: await consumer.committed(tp) or 0 for tp in tps}
     except _DOWN as error:
+        await raise_if_refused(bootstrap, security)
         raise Retryable(f"kafka at {bootstrap}: {error!r}") from error
     finally:
         await consumer.stop()
@@ -374,11 +376,24 @@ class _Patience:
 
 @contextlib.asynccontextmanager
 async def _connected(bootstrap: str, security: Mapping[str, Any], timeout_s: float) -> AsyncIterator[AIOKafkaClient]:
-    """A client that knows no topic, so that nothing it does in the background can make one."""
+    """A client that knows no topic, so that nothing it does in the background can make one. Fatal when the broker
+    refuses us."""
     client = AIOKafkaClient(bootstrap_servers=bootstrap.split(","), **security)
+
+    async def begin() -> None:
+        try:
+            await client.bootstrap()
+        except KafkaError:
+            await raise_if_refused(bootstrap, security)
+            raise
+
     try:
-        await _insist(client.bootstrap, bootstrap, timeout_s)
+        await _insist(begin, bootstrap, timeout_s)
         yield client
+    except Retryable:
+        # The brokers may be known by other addresses than those that were given, and another certificate.
+        await raise_if_refused([f"{node.host}:{node.port}" for node in client.cluster.brokers()], security)
+        raise
     finally:
         await client.close()
 

@@ -1,15 +1,20 @@
 """The worker's HTTP server: is it alive, is it ready, its metrics, and the two questions only a shard's owner can
 answer. It knows a `Service` and neither Kafka nor Milvus; nothing that comes in here is recorded.
 
-It has no authentication, so it listens on loopback unless a setting says otherwise.
+With a token every path asks for it but /livez and /readyz, which tell next to nothing: probes hold no secrets. Without
+one the server listens on loopback only.
 """
 
 import asyncio
+import base64
+import binascii
 import contextlib
+import hmac
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -28,6 +33,9 @@ _log = structlog.get_logger(__name__)
 _RETRY_AFTER_S: Final = 1
 _TEXT_CHARS: Final = 200
 _ENVELOPE_BYTES: Final = 64 * 1024
+_OPEN: Final = frozenset({"/livez", "/readyz"})
+# A browser asks its user for a name (any) and a password (the token); a program sends the token as a bearer's.
+_CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="design-dedup", charset="UTF-8"'}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,14 +65,17 @@ class WebOptions:
     checks_at_once: int = 4
     tenant: str = "default"
     """Whose catalogue is asked when a request names no tenant."""
+    token: str = field(default="", repr=False)
+    """What a request must know; empty: anybody may ask, and the host must be loopback."""
+    tls: ssl.SSLContext | None = None
 
 
 class _Refused(Exception):
     """A request that ends with this status and reason."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.headers = status, reason, headers
 
 
 class WebServer:
@@ -78,7 +89,9 @@ class WebServer:
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(middlewares=[_answer_errors], client_max_size=self._options.max_request_bytes)
+        app = web.Application(
+            middlewares=[_answer_errors, self._ask_token], client_max_size=self._options.max_request_bytes
+        )
         app.on_response_prepare.append(_hide_banner)
         app.add_routes(
             [
@@ -92,14 +105,20 @@ class WebServer:
         return app
 
     async def start(self) -> str:
-        """Listen; returns the address, `http://HOST:PORT`. Fatal when the port is taken."""
+        """Listen; returns the address, `http://HOST:PORT`. Fatal when the port is taken or everybody could ask."""
         options = self._options
         if not _is_loopback(options.host):
-            _log.warning("the HTTP server has no authentication and is open to the network", host=options.host)
+            if not options.token:
+                raise Fatal(
+                    f"web_host {options.host} lets other machines in, and there is no token to ask them for: set"
+                    " web_token (or web_token_file) to a long random word, or web_host to 127.0.0.1"
+                )
+            if options.tls is None:
+                _log.warning("the token is sent in the clear; set web_cert_file and web_key_file", host=options.host)
         self._runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=2)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, options.host, options.port).start()
+            await web.TCPSite(self._runner, options.host, options.port, ssl_context=options.tls).start()
         except OSError as error:
             await self.stop()
             raise Fatal(
@@ -107,7 +126,8 @@ class WebServer:
                 " does another worker run there?"
             ) from error
         host, port = self._runner.addresses[0][:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if options.tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def stop(self) -> None:
         """Let requests under way finish, for two seconds, and close the socket."""
@@ -115,12 +135,26 @@ class WebServer:
         if runner is not None:
             await runner.cleanup()
 
+    @web.middleware
+    async def _ask_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        if (resource is None or resource.canonical not in _OPEN) and not self._knows_token(request):
+            raise _Refused(401, "unauthorized", "this needs the worker's web_token", _CHALLENGE)
+        return await handler(request)
+
+    def _knows_token(self, request: web.Request) -> bool:
+        """Whether there is nothing to know, or it is known; takes as long for a near miss as for nonsense."""
+        token = self._options.token.encode()
+        given = _secret_of(request.headers.get("Authorization", ""))
+        return not token or hmac.compare_digest(given, token)
+
     async def _livez(self, _: web.Request) -> web.Response:
         return web.json_response({"live": True})
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def _readyz(self, request: web.Request) -> web.Response:
         reasons = self._service.not_ready()
-        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        shown = reasons if self._knows_token(request) else []
+        return web.json_response({"ready": not reasons, "reasons": shown}, status=503 if reasons else 200)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         metrics.ready.set(not self._service.not_ready())
@@ -194,6 +228,18 @@ def _text(request: web.Request, name: str, default: str) -> str:
     return value
 
 
+def _secret_of(authorization: str) -> bytes:
+    """What an Authorization header proves to know; nothing when it cannot be read."""
+    scheme, _, given = authorization.partition(" ")
+    given = given.strip()
+    if scheme.lower() == "bearer":
+        return given.encode(errors="replace")
+    if scheme.lower() == "basic":
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(given, validate=True).partition(b":")[2]
+    return b""
+
+
 def _is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -205,7 +251,7 @@ async def _hide_banner(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
-def _problem(status: int, reason: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+def _problem(status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     body = msgspec.json.encode({"reason": reason, "message": message})
     return web.json_response(body=body, status=status, headers=headers)
 
@@ -222,7 +268,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 def _answer_to(error: Exception, path: str) -> web.Response:
     match error:
         case _Refused():
-            return _problem(error.status, error.reason, str(error))
+            return _problem(error.status, error.reason, str(error), error.headers)
         case Invalid():
             return _problem(400, error.reason, str(error))
         case Retryable():

@@ -17,6 +17,9 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LASTING = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
 ONCE = {name: service for name, service in SERVICES.items() if service["restart"] == "no"}
 
+MOUNTED = "/run/secrets/web-token"
+"""Where Compose puts the secret."""
+
 every_service = pytest.mark.parametrize("name", SERVICES)
 every_lasting_service = pytest.mark.parametrize("name", LASTING)
 
@@ -120,7 +123,27 @@ def test_it_holds_no_secret() -> None:
     assert "${" not in (REPOSITORY / "docker-compose.yml").read_text()  # and runs as it is
     for service in SERVICES.values():
         for key in service.get("environment", {}):
-            assert not re.search("password|secret|token", key, re.I), key
+            if re.search("password|secret|token", key, re.I):
+                assert key.endswith("_FILE"), key
+
+
+def test_the_workers_token_is_a_secret_that_the_operator_makes() -> None:
+    """Only who needs it has it, and it is in no file of ours."""
+    assert {name for name, service in SERVICES.items() if "secrets" in service} == {"worker", "prometheus"}
+    for name in ("worker", "prometheus"):
+        assert SERVICES[name]["secrets"] == ["web-token"]
+    path = COMPOSE["secrets"]["web-token"]["file"]
+    assert settings_of(SERVICES["worker"])["web_token_file"] == MOUNTED
+    ignored = subprocess.run(["git", "check-ignore", "-q", path], cwd=REPOSITORY, check=False).returncode
+    assert ignored in (0, 128), "it must not be committed"  # 128: no git here
+    ignore = (REPOSITORY / "infra/docker/Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    assert not [line for line in ignore if line.startswith("!") and "secret" in line]
+
+
+def test_the_worker_may_listen_beyond_loopback_because_it_has_a_token() -> None:
+    assert settings_of(SERVICES["worker"])["web_host"] == "0.0.0.0"  # noqa: S104 - the case that is tested
+    assert "web_host" not in settings_of(SERVICES["topics"])
 
 
 @every_service
@@ -129,6 +152,10 @@ def test_every_setting_exists_and_is_valid(name: str, monkeypatch: pytest.Monkey
     assert set(values) <= set(Settings.model_fields)
     assert all(key == key.upper() for key in SERVICES[name].get("environment", {}))
     monkeypatch.chdir(tmp_path)  # no design-dedup.toml of ours
+    if "web_token_file" in values:
+        assert values["web_token_file"] == MOUNTED
+        values["web_token_file"] = str(tmp_path / "web-token")
+        (tmp_path / "web-token").write_text("0123456789abcdef\n")
     for key, value in values.items():
         monkeypatch.setenv(f"{ENV_PREFIX}{key.upper()}", value)
     settings = Settings()  # type: ignore[call-arg]

@@ -1,11 +1,14 @@
 import re
+import shutil
 import subprocess
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from streams.settings import ENV_PREFIX
 from tests.infra.exposed import GIVEN, exposed_names, names_in, selectors_in
 from tests.infra.tools import REPOSITORY, RULES, fast_rules, find_tool
 
@@ -24,8 +27,12 @@ def promtool(*arguments: object) -> str:
     return done.stdout
 
 
-def test_promtool_takes_configuration_and_rules() -> None:
-    assert "SUCCESS" in promtool("check", "config", "--lint-fatal", FOLDER / "prometheus.yml")
+def test_promtool_takes_configuration_and_rules(tmp_path: Path) -> None:
+    folder = shutil.copytree(FOLDER, tmp_path / "prometheus")  # promtool wants to see the token, which is none of ours
+    (tmp_path / "web-token").write_text("0123456789abcdef\n")
+    text = (folder / "prometheus.yml").read_text()
+    (folder / "prometheus.yml").write_text(text.replace("/run/secrets/web-token", str(tmp_path / "web-token")))
+    assert "SUCCESS" in promtool("check", "config", "--lint-fatal", folder / "prometheus.yml")
     assert "SUCCESS" in promtool("check", "rules", "--lint-fatal", RULES)
 
 
@@ -91,7 +98,12 @@ def test_the_configuration_scrapes_what_compose_starts() -> None:
         hosts = [name for sd in job.get("dns_sd_configs", []) for name in sd["names"]]
         hosts += [t.split(":")[0] for static in job.get("static_configs", []) for t in static["targets"]]
         assert set(hosts) <= {*services, "localhost"}
-    assert config["scrape_configs"][0]["job_name"] == "design-dedup"
+    ours = config["scrape_configs"][0]
+    assert ours["job_name"] == "design-dedup"
+    assert ours["authorization"] == {
+        "credentials_file": services["worker"]["environment"][f"{ENV_PREFIX}WEB_TOKEN_FILE"]
+    }
+    assert services["prometheus"]["secrets"] == services["worker"]["secrets"]
     assert set(re.findall(r'job="([^"]+)"', RULES.read_text())) == {"design-dedup"}
 
 

@@ -99,15 +99,23 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(
-    directory: Path, targets: list[str], rules: str | None = None, scrape_interval: str = "1s"
+    directory: Path,
+    targets: list[str],
+    rules: str | None = None,
+    scrape_interval: str = "1s",
+    token_file: Path | None = None,
 ) -> Iterator[Prometheus]:
     """A Prometheus on a free port of 127.0.0.1 that scrapes `targets` (host:port) as job `design-dedup`.
 
     `directory` takes its configuration, data and log; `rules` are the fast rules of this repository unless given.
+    It shows the token in `token_file`, if there is one, as that of this repository does.
     """
     port = _free_port()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "rules.yml").write_text(fast_rules(RULES.read_text()) if rules is None else rules)
+    job: dict[str, Any] = {"job_name": "design-dedup", "static_configs": [{"targets": targets}]}
+    if token_file is not None:
+        job["authorization"] = {"credentials_file": str(token_file)}
     config = {
         "global": {
             "scrape_interval": scrape_interval,
@@ -115,7 +123,7 @@ def running_prometheus(
             "evaluation_interval": scrape_interval,
         },
         "rule_files": ["rules.yml"],
-        "scrape_configs": [{"job_name": "design-dedup", "static_configs": [{"targets": targets}]}],
+        "scrape_configs": [job],
     }
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = [

@@ -1,7 +1,10 @@
 """The HTTP server over a fake service."""
 
 import asyncio
+import dataclasses
+import hmac
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -11,7 +14,9 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from streams.errors import Fatal, Invalid, Retryable
 from streams.events import Verdict
+from streams.tls import Tls
 from streams.web.server import Service, WebOptions, WebServer
+from tests.certificates import Authority
 
 VERDICT = Verdict(
     verdict_id="v", design_id="", verdict="duplicate", similarity=0.97, threshold=0.9, neighbours=(), category="shirt",
@@ -189,5 +194,118 @@ async def test_it_listens_on_a_free_port_and_says_where(service: FakeService) ->
         port = int(address.rpartition(":")[2])
         with pytest.raises(Fatal, match="cannot listen"):
             await WebServer(service, WebOptions(port=port)).start()
+    finally:
+        await server.stop()
+
+
+TOKEN = "a-long-random-word-4711"
+NOBODY = [
+    {}, {"Authorization": ""}, {"Authorization": TOKEN}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "},
+    {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Bearer {TOKEN[:-1]}"},
+    {"Authorization": "Bearer \u00e9"},
+    {"Authorization": f"Bearer {TOKEN.upper()}"}, {"Authorization": f"Token {TOKEN}"}, {"Authorization": "Basic"},
+    {"Authorization": "Basic ####"}, {"Authorization": "Basic eDp5"}, {"Cookie": f"token={TOKEN}"},
+    {"Authorization": aiohttp.encode_basic_auth(TOKEN, "x")},
+]  # fmt: skip
+GUARDED = ["/metrics", "/v1/verdicts/a", "/v1/check", "/", "/nothing", "/livez/../metrics", "/livez/"]
+
+
+@pytest.fixture
+async def guarded(service: FakeService) -> AsyncIterator[Client]:
+    """A server with a token."""
+    server = WebServer(service, dataclasses.replace(OPTIONS, token=TOKEN))
+    async with TestClient(TestServer(server.application())) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", GUARDED)
+async def test_without_the_token_every_path_is_closed(guarded: Client, service: FakeService, path: str) -> None:
+    for headers in NOBODY:
+        for method in ("GET", "POST", "HEAD", "OPTIONS"):
+            answer = await guarded.request(method, path, headers=headers)
+            assert answer.status == 401, (method, path, headers)
+            assert answer.headers["WWW-Authenticate"] == 'Basic realm="design-dedup", charset="UTF-8"'
+            assert TOKEN not in await answer.text()
+    answer = await guarded.get(path)
+    assert (await answer.json())["reason"] == "unauthorized"
+    assert (await guarded.get(path, params={"token": TOKEN, "access_token": TOKEN})).status == 401
+    assert not service.asked
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [f"Bearer {TOKEN}", f"bearer  {TOKEN} ", aiohttp.encode_basic_auth("anybody", TOKEN),
+     aiohttp.encode_basic_auth("", TOKEN)],
+)  # fmt: skip
+async def test_a_program_and_a_browser_come_in(guarded: Client, authorization: str) -> None:
+    headers = {"Authorization": authorization}
+    assert (await guarded.get("/metrics", headers=headers)).status == 200
+    assert (await guarded.get("/v1/verdicts/a%2Fb%20%C3%A9", headers=headers)).status == 200
+    assert (await guarded.post("/v1/check", data=b"picture", headers=headers)).status == 200
+    assert (await guarded.get("/nothing", headers=headers)).status == 404
+
+
+async def test_a_large_body_of_a_stranger_is_not_read(guarded: Client, service: FakeService) -> None:
+    assert (await guarded.post("/v1/check", data=b"x" * 900_000)).status == 401
+    assert not service.asked
+
+
+async def test_probes_need_no_token_and_learn_no_reasons(guarded: Client, service: FakeService) -> None:
+    assert (await guarded.get("/livez")).status == 200
+    assert (await guarded.get("/readyz")).status == 200
+    service.reasons = ["failed: kafka at 10.0.0.7 is away"]
+    answer = await guarded.get("/readyz")
+    assert (answer.status, await answer.json()) == (503, {"ready": False, "reasons": []})
+    answer = await guarded.get("/readyz", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert (await answer.json())["reasons"] == service.reasons
+
+
+async def test_the_token_is_compared_in_constant_time(guarded: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    real = hmac.compare_digest
+
+    def compare(given: bytes, token: bytes) -> bool:
+        compared.append((given, token))
+        return real(given, token)
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    await guarded.get("/metrics", headers={"Authorization": "Bearer guess"})
+    assert compared == [(b"guess", TOKEN.encode())]
+
+
+def test_the_options_do_not_show_the_token() -> None:
+    assert TOKEN not in repr(WebOptions(token=TOKEN))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "worker", "10.1.2.3", "::ffff:127.0.0.1"])  # noqa: S104 - on purpose
+async def test_beyond_loopback_it_starts_only_with_a_token(service: FakeService, host: str) -> None:
+    with pytest.raises(Fatal, match=r"set web_token \(or web_token_file\)"):
+        await WebServer(service, WebOptions(host=host, port=0)).start()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.8.8"])
+async def test_on_loopback_it_needs_none(service: FakeService, host: str) -> None:
+    server = WebServer(service, WebOptions(host=host, port=0))
+    await server.start()
+    await server.stop()
+
+
+async def test_with_a_certificate_it_speaks_tls_only(service: FakeService, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("worker", "127.0.0.1")
+    tls = Tls("web", cert_file=pair.cert, key_file=pair.key).server_context()
+    server = WebServer(service, WebOptions(host="0.0.0.0", port=0, token=TOKEN, tls=tls))  # noqa: S104 - on purpose
+    address = await server.start()
+    try:
+        assert address.startswith("https://")
+        url = f"https://127.0.0.1:{address.rpartition(':')[2]}/metrics"
+        trusting = Tls("worker", authority.cert).client_context()
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
+            async with session.get(url, ssl=trusting) as answer:
+                assert answer.status == 200
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await session.get(url)
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(url.replace("https", "http"))
     finally:
         await server.stop()
