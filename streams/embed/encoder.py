@@ -3,11 +3,14 @@
 The log keeps vectors for ever, and Triton's health endpoints stay green when its Python process is dead or wrong. So
 every reply is checked (count, shape, finite, length one, the model's version) and the canary, a picture with a known
 answer, rides in a request at least once a second and in the first one of every connection. A reply that fails is thrown
-away whole. Not for retrying (the caller does, on `Retryable`) nor for rounding to the lattice (`streams/events.py`).
+away whole. A server that takes long is asked whether it lives, since a connection that a network has forgotten stays
+open and silent for ever. Not for retrying (the caller does, on `Retryable`) nor for rounding to the lattice
+(`streams/events.py`).
 """
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import struct
@@ -37,6 +40,12 @@ MAX_BATCH: Final = 64
 
 TOLERANCE: Final = 1e-3
 """Largest error of a norm and of any coordinate of the canary. Processors differ by about 1e-6."""
+
+_SILENCE_S: Final = 1.0
+"""A call that takes longer makes the client ask whether the server lives; health is answered beside the model."""
+
+_SIGN_OF_LIFE_S: Final = 1.5
+"""And so long may that answer take."""
 
 _LOCAL_BATCH: Final = 16
 _PICTURE: Final = (INPUT_PX, INPUT_PX, 3)
@@ -215,13 +224,15 @@ class TritonEncoder:
         canary_every_s: float = 1.0,
         on_canary_failure: Callable[[], None] = lambda: None,
         new_client: Callable[[str], Any] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """`on_canary_failure` is called for every reply that was thrown away. `new_client` is for tests."""
+        """`on_canary_failure` is called for every reply that was thrown away. `new_client` is for tests. With
+        `credentials` the connection is TLS."""
         self._url = url
         self._timeout_s = timeout_s
         self._canary_every_s = canary_every_s
         self._on_canary_failure = on_canary_failure
-        self._new_client = new_client or _client
+        self._new_client = new_client or functools.partial(_client, credentials=credentials)
         self._canary = Canary.beside(model)
         self._connection: _Connection | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -310,8 +321,13 @@ class TritonEncoder:
             tensor = tritonclient.grpc.aio.InferInput(name, array.shape, kind)
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
+        call = asyncio.ensure_future(connection.client.infer(MODEL_NAME, inputs, client_timeout=self._timeout_s))
+        call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # looked at, whoever gave it up
         try:
-            return await connection.client.infer(MODEL_NAME, inputs, client_timeout=self._timeout_s)
+            # gRPC's own keep-alive would do, but a Triton that is asked so often closes the connection.
+            while not (await asyncio.wait((call,), timeout=_SILENCE_S))[0]:
+                await connection.client.is_server_live(client_timeout=_SIGN_OF_LIFE_S)
+            return call.result()
         except (InferenceServerException, grpc.RpcError, grpc.aio.UsageError, OSError) as error:
             raise _NoReply(f"Triton at {self._url}: {error}") from error
         except asyncio.CancelledError:
@@ -319,6 +335,8 @@ class TritonEncoder:
             if task is not None and task.cancelling():
                 raise
             raise _NoReply("the connection was closed during a call") from None  # gRPC says so by this exception
+        finally:
+            call.cancel()
 
     def _checked(self, reply: Any, count: int) -> Vectors:
         """The vectors of a reply, all of them good, all of this version."""
@@ -349,5 +367,5 @@ class _NoReply(Retryable):
     """No reply came at all."""
 
 
-def _client(url: str) -> Any:
-    return tritonclient.grpc.aio.InferenceServerClient(url, channel_args=_CHANNEL)
+def _client(url: str, credentials: grpc.ChannelCredentials | None = None) -> Any:
+    return tritonclient.grpc.aio.InferenceServerClient(url, channel_args=_CHANNEL, creds=credentials)

@@ -43,6 +43,8 @@ _TEMPORARY: Final = frozenset({408, 425, 429})
 _NO_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
 _FIRST_PAUSE_S: Final = 0.1
 _MAX_ADDRESSES: Final = 4
+_READ_BYTES: Final = 8192
+_MAX_PIECES: Final = 65_536
 
 _IPV6_PUBLIC: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
@@ -153,7 +155,8 @@ class Fetcher:
                     if answer.status not in _REDIRECTS:
                         return await self._body(url, answer)
                     url = self._redirected(url, answer)
-            except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+            # OSError: damaged TLS records come through httpcore and anyio as they are.
+            except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
                 raise _Temporary("unreachable", f"{_shown(url)}: {type(error).__name__}") from error
         raise Invalid("too_many_redirects", f"{_shown(url)}: more than {self._limits.max_redirects} redirects")
 
@@ -203,10 +206,13 @@ class Fetcher:
 
     async def _collect(self, chunks: AsyncIterable[bytes], shown: str) -> bytes:
         """The whole body; what was announced as its length is not trusted."""
-        body = bytearray()
+        body, pieces = bytearray(), 0
         async for chunk in chunks:
             body += chunk
+            pieces += 1
             self._check_size(len(body), shown)
+            if pieces > _MAX_PIECES:  # each costs time, whatever its size
+                raise Invalid("too_large", f"{shown}: in more than {_MAX_PIECES} pieces")
         return bytes(body)
 
     def _check_size(self, size: int, shown: str) -> None:
@@ -241,13 +247,36 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         share = None if timeout is None else timeout / len(addresses)
         for address in addresses[:-1]:
             try:
-                return await self._network.connect_tcp(address, port, share, local_address, socket_options)
+                return _Stream(await self._network.connect_tcp(address, port, share, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return await self._network.connect_tcp(addresses[-1], port, share, local_address, socket_options)
+        return _Stream(await self._network.connect_tcp(addresses[-1], port, share, local_address, socket_options))
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection that is read in small portions: all that one holds is parsed at a stretch, and a portion of the
+    usual 64 KB can hold 10,000 chunks, or headers of answers to come, for which everything else would have to wait."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self.write = stream.write  # type: ignore[method-assign]
+        self.aclose = stream.aclose  # type: ignore[method-assign]
+        self.get_extra_info = stream.get_extra_info  # type: ignore[method-assign]
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(min(max_bytes, _READ_BYTES), timeout)
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:  # httpcore closes it after its own time-out, and not when it is cancelled by ours
+            await self._stream.aclose()
+            raise
 
 
 async def _resolve(host: str, port: int, timeout: float | None) -> list[str]:
@@ -303,11 +332,11 @@ def _read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
     if authority not in {"", "localhost"} or not slash or "\0" in path or "?" in rest or "#" in rest:
         raise Invalid("bad_uri", "not of the form file:///path with ?, # and % percent-encoded")
     shown = f"file:///{rest}"[:200]
-    real = Path(os.path.realpath(path))
-    root = next((root for root in roots if real.is_relative_to(root)), None)
-    if root is None:
-        raise Invalid("file_outside_roots", f"{shown}: its real path is below no allowed directory")
     try:
+        real = Path(os.path.realpath(path))  # fails where a link goes away meanwhile
+        root = next((root for root in roots if real.is_relative_to(root)), None)
+        if root is None:
+            raise Invalid("file_outside_roots", f"{shown}: its real path is below no allowed directory")
         descriptor = _open_beneath(root, real)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,13 +1,11 @@
 """From the bytes of a file to a checked picture: its digest, perceptual hash, colours and the encoder's pixels.
 
 Nobody vouches for these bytes, so every way a decoder can fail is an `Invalid` with a stable reason. Not for fetching
-(`fetch.py`), not for vectors (`encoder.py`), and comparing two hashes is the judge's work. ICC profiles are ignored:
-colours are read as sRGB.
+(`fetch.py`), not for ending a decoder that runs away (`checker.py`), not for vectors (`encoder.py`), and comparing two
+hashes is the judge's work. ICC profiles are ignored: colours are read as sRGB.
 """
 
-import asyncio
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Final
@@ -77,10 +75,7 @@ class CheckedImage:
 
 def check_image(data: bytes, limits: ImageLimits) -> CheckedImage:
     """Decode and describe one picture (the first frame of an animation). A pure function; `Invalid` if it cannot be."""
-    if not data:
-        raise Invalid("empty_image", "the file is empty")
-    if len(data) > limits.max_bytes:
-        raise Invalid("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    check_size(data, limits)
     picture = _decode(data, limits)
     # The gap: large pictures are first averaged to about three times the size, four times faster and as good.
     small = picture.resize((_PDQ_PX, _PDQ_PX), Image.Resampling.BICUBIC, reducing_gap=3.0)
@@ -94,54 +89,12 @@ def check_image(data: bytes, limits: ImageLimits) -> CheckedImage:
     )
 
 
-class ImageChecker:
-    """`check_image` on threads of its own, off the event loop, at most `threads` at a time.
-
-    A thread cannot be killed. One that runs past the limit is stuck: its caller gets `decode_timeout` and another
-    thread takes its place, for at most `threads` stuck ones at once; beyond that, callers wait until one ends (the
-    limits on bytes and pixels see to it that each does).
-    """
-
-    def __init__(self, limits: ImageLimits, threads: int) -> None:
-        self._limits = limits
-        self._max_stuck = threads
-        self._free = asyncio.Semaphore(threads)
-        self._stuck: set[asyncio.Future[CheckedImage]] = set()
-        self._pool = ThreadPoolExecutor(max_workers=2 * threads, thread_name_prefix="image")
-
-    @property
-    def stuck(self) -> int:
-        """Threads that run past the limit at this moment."""
-        return len(self._stuck)
-
-    async def check(self, data: bytes) -> CheckedImage:
-        """As `check_image`; the time spent waiting for a free thread does not count against the limit."""
-        await self._free.acquire()
-        try:
-            running = asyncio.wrap_future(self._pool.submit(check_image, data, self._limits))
-        except BaseException:
-            self._free.release()
-            raise
-        running.add_done_callback(self._ended)  # also when the caller is cancelled: the thread goes on regardless
-        done, _ = await asyncio.wait((running,), timeout=self._limits.decode_timeout_s)
-        if done:
-            return running.result()
-        if len(self._stuck) < self._max_stuck:
-            self._stuck.add(running)
-            self._free.release()
-        raise Invalid("decode_timeout", f"not decoded after {self._limits.decode_timeout_s:g} s")
-
-    def close(self) -> None:
-        """Take no more work. Returns at once; threads still decoding end by themselves."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _ended(self, running: asyncio.Future[CheckedImage]) -> None:
-        if running in self._stuck:
-            self._stuck.discard(running)  # its place was given away when it got stuck
-        else:
-            self._free.release()
-        if not running.cancelled():
-            running.exception()  # marks it as seen: after a time-out nobody else asks
+def check_size(data: bytes, limits: ImageLimits) -> None:
+    """Invalid when a file is empty or has too many bytes."""
+    if not data:
+        raise Invalid("empty_image", "the file is empty")
+    if len(data) > limits.max_bytes:
+        raise Invalid("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
 
 
 def _decode(data: bytes, limits: ImageLimits) -> Image.Image:

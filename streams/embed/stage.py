@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from encoders.preprocess import Domain
 from streams import metrics
 from streams.embed.cache import PictureCache
+from streams.embed.checker import ImageChecker
 from streams.embed.encoder import Encoder
 from streams.embed.fetch import Fetcher
-from streams.embed.images import CheckedImage, ImageChecker
+from streams.embed.images import CheckedImage
 from streams.errors import Invalid
 from streams.events import (
     CatalogUpdate,
@@ -129,7 +130,9 @@ class EmbedStage:
             try:
                 data = image.data if image.data is not None else await self._fetcher.fetch(image.uri or "")
                 known = self._cache.get((hashlib.sha256(data).digest(), domain, version))
-                return Seen(None, known) if known else Seen(await self._checker.check(data), None)
+                if known:
+                    return Seen(None, known)
+                return Seen(await patiently("embed", "decoder", lambda: self._checker.check(data)), None)
             finally:  # a host that does not answer takes long, and is no reason to stop the worker
                 metrics.progress_timestamp.labels("embed").set_to_current_time()
 

@@ -42,6 +42,8 @@ class Server:
         self.spoil: Spoil = lambda embedding, version: (embedding, version)
         self.error: BaseException | None = None
         self.hold: asyncio.Event | None = None
+        self.lives = True
+        self.asked = 0
 
     def connect(self, url: str) -> "Client":
         self.clients.append(Client(self))
@@ -69,6 +71,12 @@ class Client:
         embedding = np.tile(ANSWER, (count, 1))
         version = np.full((count, 1), VERSION.encode(), dtype=object)
         return Reply(*self.server.spoil(embedding, version))
+
+    async def is_server_live(self, client_timeout: float) -> bool:
+        self.server.asked += 1
+        if not self.server.lives:
+            raise InferenceServerException(f"no answer in {client_timeout:g} s")
+        return True
 
     async def close(self) -> None:
         self.closed = True
@@ -246,6 +254,34 @@ async def test_an_outage_is_retryable_and_no_canary_failure(
     assert not is_healthy(encoder)
     assert not failures
     assert server.clients[0].closed
+
+
+async def test_a_silent_connection_is_given_up_long_before_the_deadline(
+    encoder: TritonEncoder, server: Server, failures: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.embed.encoder._SILENCE_S", 0.01)
+    await encoder.encode(*pictures(1))
+    server.hold, server.lives = asyncio.Event(), False
+    with pytest.raises(Retryable, match="no answer"):
+        await encoder.encode(*pictures(1))
+    assert not failures
+    assert server.clients[0].closed
+    server.hold = None
+    assert len(await encoder.encode(*pictures(1))) == 1
+    assert len(server.clients) == 2
+
+
+async def test_a_server_that_lives_may_take_its_time(
+    encoder: TritonEncoder, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.embed.encoder._SILENCE_S", 0.01)
+    server.hold = asyncio.Event()
+    slow = asyncio.create_task(encoder.encode(*pictures(2)))
+    while server.asked < 3:  # noqa: ASYNC110 - a double counts, it announces nothing
+        await asyncio.sleep(0.01)
+    server.hold.set()
+    assert len(await slow) == 2
+    assert len(server.clients) == 1
 
 
 async def test_cancelling_the_caller_is_not_an_outage(encoder: TritonEncoder, server: Server) -> None:

@@ -1,14 +1,11 @@
 """Every picture becomes a CheckedImage or an Invalid with a stable reason; never another exception."""
 
-import asyncio
 import contextlib
 import hashlib
 import struct
-import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -20,8 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, features
 
-from streams.embed import images
-from streams.embed.images import CheckedImage, ImageChecker, ImageLimits, check_image
+from streams.embed.images import CheckedImage, ImageLimits, check_image
 from streams.errors import Invalid
 
 LIMITS = ImageLimits()
@@ -331,85 +327,3 @@ def test_pixels_do_not_depend_on_the_container_much() -> None:
     lossless = check_image(save(large, "PNG", compress_level=1), LIMITS)
     assert np.abs(jpeg.pixels.astype(int) - lossless.pixels.astype(int)).mean() < 3
     assert distance(jpeg, lossless) <= 20
-
-
-# ---- the pool
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Bytes that start with "stuck" are decoded only once the gate opens."""
-    opened = threading.Event()
-    real = images.check_image
-
-    def slow(data: bytes, limits: ImageLimits) -> CheckedImage:
-        if data.startswith(b"stuck"):
-            opened.wait(30)
-            raise Invalid("broken_image", "it was stuck")
-        return real(data, limits)
-
-    monkeypatch.setattr(images, "check_image", slow)
-    yield opened
-    opened.set()
-
-
-async def test_the_checker_says_what_the_function_says() -> None:
-    checker = ImageChecker(LIMITS, threads=2)
-    data = [save(drawing(50 + i, 40), "PNG") for i in range(8)]
-    assert await asyncio.gather(*map(checker.check, data)) == [check_image(item, LIMITS) for item in data]
-    with pytest.raises(Invalid, match="not a picture"):
-        await checker.check(b"nothing")
-    checker.close()
-    for _ in range(3):  # more often than there are places
-        with pytest.raises(RuntimeError):
-            await checker.check(data[0])
-
-
-async def test_stuck_threads_are_replaced_up_to_a_bound(gate: threading.Event) -> None:
-    checker = ImageChecker(ImageLimits(decode_timeout_s=0.1), threads=2)
-    good = save(drawing(), "PNG")
-    results = await asyncio.gather(*(checker.check(b"stuck") for _ in range(2)), return_exceptions=True)
-    assert [getattr(result, "reason", None) for result in results] == ["decode_timeout"] * 2
-    assert checker.stuck == 2
-    assert well_formed(await asyncio.wait_for(checker.check(good), 5))  # two places were given to fresh threads
-
-    results = await asyncio.gather(*(checker.check(b"stuck") for _ in range(2)), return_exceptions=True)
-    assert [getattr(result, "reason", None) for result in results] == ["decode_timeout"] * 2
-    assert checker.stuck == 2  # the bound: these two keep their places
-    waiting = asyncio.create_task(checker.check(good))
-    await asyncio.sleep(0.3)
-    assert not waiting.done()
-
-    gate.set()
-    assert well_formed(await asyncio.wait_for(waiting, 5))
-    assert all([well_formed(await checker.check(good)) for _ in range(5)])
-    assert checker.stuck == 0
-    checker.close()
-
-
-async def test_a_cancelled_caller_gives_its_place_back_when_the_thread_ends(gate: threading.Event) -> None:
-    checker = ImageChecker(LIMITS, threads=1)
-    task = asyncio.create_task(checker.check(b"stuck"))
-    await asyncio.sleep(0.05)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    gate.set()
-    assert well_formed(await asyncio.wait_for(checker.check(save(drawing(), "PNG")), 5))
-    assert checker.stuck == 0
-    checker.close()
-
-
-async def test_the_event_loop_stays_free_while_pictures_are_decoded(gate: threading.Event) -> None:
-    checker = ImageChecker(LIMITS, threads=1)
-    task = asyncio.create_task(checker.check(b"stuck"))
-    ticks = 0
-    for _ in range(20):
-        await asyncio.sleep(0.005)
-        ticks += 1
-    assert ticks == 20
-    assert not task.done()
-    gate.set()
-    with pytest.raises(Invalid):
-        await task
-    checker.close()

@@ -1,0 +1,1 @@
+"""References that mean harm, and the servers behind them."""
