@@ -27,6 +27,9 @@ REVISIONS: Final = 100
 """The similarity 1.0 on the integer scale on which everything is compared."""
 
 MAX_IMAGES: Final = 8
+MAX_VERSION: Final = 2**63 - 1
+"""What MessagePack and SQLite hold."""
+
 ID_PATTERN: Final = r"^[^\x00-\x1f\x7f]+$"
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=ID_PATTERN)]
@@ -231,7 +234,7 @@ def decode_record(value: bytes) -> LogRecord:
     """A log record again. The log has one kind of writer, so anything unreadable in it is Fatal."""
     try:
         return _record.decode(value)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Fatal(f"dedup.log holds a record this version cannot read: {error}") from error
 
 
@@ -244,7 +247,7 @@ def decode_verdict(value: bytes) -> Verdict:
     """A verdict from its JSON; Fatal if it is none, since `designs.verdicts` has no other writer."""
     try:
         return _verdict.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Fatal(f"designs.verdicts holds an event that is no verdict: {error}") from error
 
 
@@ -257,6 +260,10 @@ def decode_design(value: bytes) -> GeneratedDesign:
 def decode_update(value: bytes) -> CatalogUpdate:
     """A catalogue update from its JSON. Invalid: `bad_json`, `bad_event`."""
     update: CatalogUpdate = _decode(_update, value)
+    if update.version > MAX_VERSION:
+        raise Invalid("bad_event", f"version is above {MAX_VERSION}")
+    if _ends_a_line(update.design_id or ""):
+        raise Invalid("bad_event", "design_id ends with a line end")
     return update
 
 
@@ -276,9 +283,17 @@ def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
 def decode_key(key: bytes | None) -> str:
     """The id that a message's key is. Invalid: `bad_key`."""
     try:
-        return msgspec.convert((key or b"").decode(), Id)
+        name = msgspec.convert((key or b"").decode(), Id)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise Invalid("bad_key", f"the key must be an id of 1 to 256 printable characters: {error}") from error
+    if _ends_a_line(name):
+        raise Invalid("bad_key", "the key ends with a line end")
+    return name
+
+
+def _ends_a_line(name: str) -> bool:
+    """Python's `$`, unlike that of a JSON Schema, matches before a last line end too."""
+    return name.endswith("\n")
 
 
 def lattice(vectors: NDArray[np.float32]) -> NDArray[np.int16]:

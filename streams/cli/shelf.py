@@ -8,9 +8,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from streams.decide.judge import Entry, Outcome
 from streams.decide.memory import Memory
 from streams.decide.store import MemoryStore
+from streams.decide.things import Entry, Outcome
 from streams.events import LogRecord, Picture, Policy, Verdict, decode_verdict
 
 _LOG_ID: Final = "shelf"

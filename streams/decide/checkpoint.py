@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from streams.decide.judge import NOWHERE, Key, Thing
+from streams.decide.things import NOWHERE, Key, Thing
 from streams.errors import Fatal
 from streams.events import Kind, Picture, Policy
 

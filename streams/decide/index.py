@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.decide.checkpoint import TailRow
-from streams.decide.judge import PICTURES, Found, key_of, row_key
 from streams.decide.rows import Rows, merge
 from streams.decide.store import MOST_HITS, Store
+from streams.decide.things import PICTURES, Found, key_of, row_key
 from streams.errors import Retryable
 from streams.events import Kind, LogRecord, Picture
 

@@ -12,22 +12,10 @@ import numpy as np
 from streams import metrics
 from streams.decide.checkpoint import Checkpoint, TailRow
 from streams.decide.index import VectorIndex
-from streams.decide.judge import (
-    Context,
-    Entry,
-    Hits,
-    Ledger,
-    Missing,
-    Outcome,
-    Said,
-    judge,
-    may_need_hits,
-    name_of,
-    place_of,
-    row_key,
-)
+from streams.decide.judge import judge, may_need_hits
 from streams.decide.state import State
 from streams.decide.store import Store
+from streams.decide.things import Context, Entry, Hits, Ledger, Missing, Outcome, Said, name_of, place_of, row_key
 from streams.errors import Fatal
 from streams.events import LogRecord, decode_verdict
 

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.decide.judge import Found
+from streams.decide.things import Found
 
 _BLOCK: Final = 4096
 

@@ -16,9 +16,9 @@ import numpy as np
 from streams import metrics
 from streams.decide.checkpoint import Checkpoint
 from streams.decide.index import VectorIndex
-from streams.decide.judge import PICTURES, place_of, position_of, row_key
 from streams.decide.state import State
 from streams.decide.store import Row, Store
+from streams.decide.things import PICTURES, place_of, position_of, row_key
 from streams.decide.threads import in_thread
 from streams.errors import Retryable
 from streams.retry import patiently

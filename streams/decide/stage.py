@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from streams import metrics
 from streams.decide.checkpoint import Superseded
-from streams.decide.judge import Entry, Outcome, Said, name_of
 from streams.decide.memory import Memory
 from streams.decide.sealing import SLICE_ROWS, Sealer
 from streams.decide.store import Store
+from streams.decide.things import Entry, Outcome, Said, name_of
 from streams.decide.threads import in_thread
 from streams.errors import Fatal, Retryable
 from streams.events import LogRecord, Verdict, decode_verdict

@@ -6,7 +6,7 @@ from typing import Final
 
 from streams.decide.checkpoint import Change, Checkpoint, TailRow
 from streams.decide.hashes import HashTable
-from streams.decide.judge import NOWHERE, Entry, Key, Outcome, Thing, position_of, row_key
+from streams.decide.things import NOWHERE, Entry, Key, Outcome, Thing, position_of, row_key
 from streams.events import Kind, Picture
 
 _DEAD_ROWS: Final = 1024

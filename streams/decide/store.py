@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from streams.decide.judge import Found
+from streams.decide.things import Found
 from streams.errors import Retryable
 from streams.events import Kind
 

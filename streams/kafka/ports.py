@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
-from streams.decide.judge import Entry, name_of
+from streams.decide.things import Entry, name_of
 from streams.errors import Fatal
 from streams.events import decode_record
 from streams.kafka.producer import Message, Producer, cloud_event

@@ -20,9 +20,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-from streams.decide.judge import Entry
 from streams.decide.stage import DecideOptions, Shard
 from streams.decide.store import MilvusStore, Store
+from streams.decide.things import Entry
 from streams.events import LogRecord, Picture, Policy, lattice
 from streams.local import LocalStack
 

@@ -12,10 +12,10 @@ import pytest
 
 from streams.decide import index as module
 from streams.decide.index import VectorIndex
-from streams.decide.judge import Entry, Found, row_key
 from streams.decide.rows import Rows
 from streams.decide.stage import DecideOptions, Shard
 from streams.decide.store import MemoryStore, MilvusStore, Row, Store
+from streams.decide.things import Entry, Found, row_key
 from streams.events import LogRecord, Picture, decode_verdict, encode_record, lattice
 from streams.local import LocalStack
 from tests import oracle

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streams.decide.judge import row_key
 from streams.decide.store import MOST_HITS, MemoryStore, MilvusStore, Row, Store
+from streams.decide.things import row_key
 from streams.errors import Retryable
 from streams.events import UNIT, lattice
 from streams.local import LocalStack

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from streams.decide import judge
 from streams.decide.hashes import HashTable
-from streams.decide.judge import NOWHERE, Context, Entry, Hits, Key, Ledger, Missing, Outcome, Thing, key_of, row_key
 from streams.decide.rows import Rows, merge
+from streams.decide.things import NOWHERE, Context, Entry, Hits, Key, Ledger, Missing, Outcome, Thing, key_of, row_key
 from streams.errors import Fatal
 from streams.events import Kind, LogRecord, Picture, Policy, Step, decode_verdict, encode_record
 from tests import oracle

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from streams.decide.judge import (
+from streams.decide.judge import judge, may_need_hits
+from streams.decide.things import (
     NOWHERE,
     PICTURES,
     POSITIONS,
@@ -23,8 +24,6 @@ from streams.decide.judge import (
     Missing,
     Outcome,
     Thing,
-    judge,
-    may_need_hits,
     name_of,
     order_of,
     place_at,

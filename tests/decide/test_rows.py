@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streams.decide.judge import Found
 from streams.decide.rows import Rows, merge
+from streams.decide.things import Found
 
 DIM = 16
 

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.decide.checkpoint import Checkpoint, Head, Superseded
-from streams.decide.judge import NOWHERE, Entry, Key, name_of, row_key
 from streams.decide.stage import DecideOptions, Shard
 from streams.decide.store import MemoryStore
+from streams.decide.things import NOWHERE, Entry, Key, name_of, row_key
 from streams.errors import Fatal, Retryable
 from streams.events import LogRecord, Policy, decode_verdict, encode_record
 from tests import oracle

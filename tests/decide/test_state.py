@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.decide.checkpoint import Checkpoint, Superseded
-from streams.decide.judge import NOWHERE, Context, Entry, Hits, Key, Missing, Outcome, judge, may_need_hits, row_key
+from streams.decide.judge import judge, may_need_hits
 from streams.decide.state import State
+from streams.decide.things import NOWHERE, Context, Entry, Hits, Key, Missing, Outcome, row_key
 from streams.errors import Fatal
 from streams.events import LogRecord, Policy
 from tests.decide.test_shard import items
