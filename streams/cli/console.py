@@ -84,7 +84,8 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err()) as bar:
+    # To a terminal rich prints answers above the bar; into a pipe they must go as they are, or nothing comes there.
+    with Progress(*columns, console=err(), redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(description, total=total)
         yield lambda done: bar.update(task, completed=done)
 

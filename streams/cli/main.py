@@ -20,6 +20,7 @@ from streams.cli import (
     evaluate,
     match,
     rebuild,
+    replay,
     schema,
     settings,
     stack,
@@ -85,6 +86,7 @@ app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=_CARE)
 app.command(rich_help_panel=_CARE)(adapt.adapt)
 app.command(rich_help_panel=_CARE)(calibrate.calibrate)
 app.command(rich_help_panel=_CARE)(rebuild.rebuild)
+app.command(rich_help_panel=_CARE)(replay.replay)
 app.command(rich_help_panel=_CARE)(embed.embed)
 app.command(rich_help_panel=_CARE)(evaluate.evaluate)
 app.add_typer(schema.app, name="schema", rich_help_panel=_CARE)

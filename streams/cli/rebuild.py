@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import tempfile
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,10 +11,13 @@ from streams.cli.cluster import Cluster
 from streams.cli.console import line, progress, run, say, settings_or_usage
 from streams.errors import Fatal
 from streams.settings import Settings
+from streams.transport import milvus_options, worker_client
 
 _POLL_S: Final = 0.2
 _SEAL_ROWS: Final = 256
 """Sealed often, so that nearly all rows are in Milvus when this ends; the last few are in the checkpoint."""
+_STEP: Final = 20_000
+"""Positions whose verdicts are in memory at a time."""
 
 
 def rebuild() -> None:
@@ -56,7 +61,7 @@ async def _refuse_beside_an_owner(cluster: Cluster) -> None:
             f" {settings.session_timeout_s:g} s, and run this again"
         )
     # The embedded broker does not say who is still there, but all its workers are on this machine.
-    if bool(owners) and await asyncio.to_thread(_answers, settings.worker_url):
+    if bool(owners) and await asyncio.to_thread(_answers, settings):
         raise Fatal(f"a worker answers at {settings.worker_url}; stop it and run this again")
 
 
@@ -77,11 +82,12 @@ def _is_held(file: Path) -> bool:
     return False
 
 
-def _answers(url: str) -> bool:
+def _answers(settings: Settings) -> bool:
     import httpx
 
     try:
-        return httpx.get(f"{url.rstrip('/')}/livez", timeout=2, trust_env=False).status_code == httpx.codes.OK
+        url = f"{settings.worker_url.rstrip('/')}/livez"
+        return httpx.get(url, timeout=2, **worker_client(settings)).status_code == httpx.codes.OK
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
 
@@ -93,39 +99,38 @@ def _delete_checkpoints(folder: Path) -> None:
 
 
 async def _rebuild_shard(cluster: Cluster, shard: int, end: int) -> str:
+    from streams.cli.said import SaidLedger, read_said
     from streams.decide.stage import DecideOptions, Shard
     from streams.decide.store import MilvusStore
-    from streams.kafka.ports import KafkaLedger, KafkaLog
-    from streams.kafka.producer import Producer
+    from streams.kafka.ports import KafkaLog
 
     settings, topics = cluster.settings, cluster.topics
-    log = KafkaLog(settings.kafka_bootstrap, topics, shard, {})
+    log = KafkaLog(settings.kafka_bootstrap, topics, shard, cluster.security)
     first = await log.first()
     if first is None:
         return ""
     log_id = first.record.log_id
 
     def store(name: str) -> MilvusStore:
-        token = settings.milvus_token.get_secret_value()
-        return MilvusStore(settings.milvus_uri, token, settings.milvus_timeout_s, name)
+        token, milvus = settings.milvus_token.get_secret_value(), milvus_options(settings)
+        return MilvusStore(settings.milvus_uri, token, settings.milvus_timeout_s, name, options=milvus)
 
     await asyncio.to_thread(_forget, store(log_id))
-    producer = Producer(settings.kafka_bootstrap, settings.max_message_bytes, {})
-    ledger = KafkaLedger(settings.kafka_bootstrap, topics, shard, producer, {})
     options = DecideOptions(settings.data_dir, settings.index, min(_SEAL_ROWS, settings.seal_rows))
-    owner = Shard(shard, options, store, ledger, log)
-    try:
-        with progress(f"replaying shard {shard}", end) as bar:
-            watching = asyncio.create_task(_watch(owner, bar))
-            try:
-                await owner.take_over(log_id, end)
-            finally:
-                watching.cancel()
-            bar(owner.next)
+    async with AsyncExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="design-dedup-rebuild-")))
+        said = held.enter_context(closing(await read_said(cluster, shard, folder / "said.sqlite")))
+        ledger = SaidLedger(said)
+        owner = Shard(shard, options, store, ledger, log)
+        held.push_async_callback(owner.close)
+        bar = held.enter_context(progress(f"replaying shard {shard}", end))
+        watching = asyncio.create_task(_watch(owner, bar))
+        held.callback(watching.cancel)
+        for upto in (*range(_STEP, end, _STEP), end):
+            ledger.go_to(None if upto == end else upto)
+            await owner.take_over(log_id, upto)
+        bar(owner.next)
         return f"shard {shard}: log {log_id}, rebuilt up to position {owner.next}"
-    finally:
-        await owner.close()
-        await producer.close()
 
 
 async def _watch(owner: Any, bar: Any) -> None:

@@ -65,7 +65,7 @@ def worker(
 
 def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop, which saves an eighth of the time; but to close a TLS connection takes it 30 s now and then
-    (infra/adr/0011-who-is-refused.md)."""
+    (infra/adr/0009-who-is-refused.md)."""
     import uvloop
 
     fast: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop

@@ -9,8 +9,8 @@ import structlog
 
 from streams import metrics
 from streams.decide.checkpoint import Superseded
-from streams.decide.judge import Entry
 from streams.decide.stage import Shard
+from streams.decide.things import Entry
 from streams.embed.stage import EmbedStage, SourceEvent
 from streams.errors import Fatal, Invalid
 from streams.events import LogRecord, encode_record
@@ -55,7 +55,9 @@ class EmbedWork:
     async def finish(self, events: Sequence[Any], prepared: Sequence[tuple[SourceEvent, LogRecord | Invalid]]) -> None:
         """Append in source order. All of it is acknowledged by the broker before the next batch's turn."""
         try:
-            self._flood.admit((source, isinstance(answer, Invalid)) for source, answer in prepared)
+            self._flood.admit(
+                (source, answer.reason if isinstance(answer, Invalid) else "") for source, answer in prepared
+            )
         except Flood as flood:
             marker = [flood_message(flood)]
             await patiently("embed", "kafka", lambda: self._producer.append(self._topics.dead_letters.name, marker))

@@ -2,13 +2,14 @@
 
 Headers follow Spring Kafka's names, so that existing tools show them. Two markers stand in the same topic: a worker
 that stops because of a flood writes one, and no worker starts after it until `dead-letters resume` writes the other,
-which names the source offsets up to which a person has seen it.
+which names the source offsets up to which a person has seen it. A flood's marker names the offsets that made it, so one
+`resume` answers every worker that stopped for them, also one that says so only later.
 """
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,6 +28,7 @@ MESSAGE: Final = "kafka_dlt-exception-message"
 REASON: Final = "dedup-reason"
 RESUME: Final = "dedup-resume"
 FLOOD: Final = "dedup-flood"
+FLOOD_ENDS: Final = "dedup-flood-ends"
 POINTER: Final = "dedup-pointer"
 _MESSAGE_CHARS: Final = 1000
 
@@ -54,7 +56,7 @@ def to_message(event: "SourceEvent", error: Invalid, max_bytes: int) -> Message:
         OFFSET: str(event.offset).encode(),
         TIMESTAMP: str(event.timestamp_ms).encode(),
         CLASS: f"{type(error).__module__}.{type(error).__qualname__}".encode(),
-        MESSAGE: str(error)[:_MESSAGE_CHARS].encode(),
+        MESSAGE: str(error)[:_MESSAGE_CHARS].encode(errors="replace"),
         REASON: error.reason.encode(),
     }
     value = event.value
@@ -87,7 +89,7 @@ def resume_message(ends: Mapping[str, int]) -> Message:
 
 def flood_message(error: "Flood") -> Message:
     """The marker that keeps workers from starting again."""
-    return Message(None, b"", 0, {FLOOD: str(error).encode()})
+    return Message(None, b"", 0, {FLOOD: str(error).encode(), FLOOD_ENDS: msgspec.json.encode(dict(error.ends))})
 
 
 class Markers:
@@ -96,21 +98,36 @@ class Markers:
     def __init__(self) -> None:
         self.resumed: dict[str, int] = {}
         """The source offsets below which dead letters are let through."""
-        self.flood = ""
-        """The message of a flood after which nobody has said `resume`."""
+        self._floods: list[tuple[str, Mapping[str, int]]] = []
+
+    @property
+    def flood(self) -> str:
+        """The message of the latest flood after which nobody has said `resume`; empty when there is none."""
+        return self._floods[-1][0] if self._floods else ""
 
     def see(self, record: Any) -> None:
         """The next record of the topic."""
         headers = dict(record.headers)
         if RESUME in headers:
-            self.resumed |= msgspec.json.decode(headers[RESUME], type=dict[str, int])
-            self.flood = ""
+            for source, end in msgspec.json.decode(headers[RESUME], type=dict[str, int]).items():
+                self.resumed[source] = max(end, self.resumed.get(source, 0))
+            self._floods = [flood for flood in self._floods if not self._is_seen(flood[1])]
         elif FLOOD in headers:
-            self.flood = headers[FLOOD].decode()
+            ends = msgspec.json.decode(headers.get(FLOOD_ENDS, b"{}"), type=dict[str, int])
+            if not ends or not self._is_seen(ends):
+                self._floods.append((headers[FLOOD].decode(), ends))
+
+    def _is_seen(self, ends: Mapping[str, int]) -> bool:
+        """Whether a person has let everything below these offsets through."""
+        return all(end <= self.resumed.get(source, 0) for source, end in ends.items())
 
 
 class Flood(Fatal):
-    """Too many events cannot be used."""
+    """Too many events cannot be used. ends: of every source the offset after the last of them."""
+
+    def __init__(self, message: str, ends: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.ends = ends
 
 
 class FloodGate:
@@ -120,16 +137,34 @@ class FloodGate:
     def __init__(self, share: float, window: int, resumed: Mapping[str, int]) -> None:
         self._share = share
         self._resumed = resumed
-        self._recent: deque[bool] = deque(maxlen=window)
+        self._recent: deque[_Seen] = deque(maxlen=window)
 
-    def admit(self, outcomes: Iterable[tuple["SourceEvent", bool]]) -> None:
-        """Count a batch of (event, is bad). Flood when the share is above the limit."""
-        for event, bad in outcomes:
+    def admit(self, outcomes: Iterable[tuple["SourceEvent", str]]) -> None:
+        """Count a batch of (event, reason why it is bad, or nothing). Flood when the share is above the limit."""
+        for event, reason in outcomes:
             if event.offset >= self._resumed.get(event.source, 0):
-                self._recent.append(bad)
-        bad_events = sum(self._recent)
-        if len(self._recent) == self._recent.maxlen and bad_events > self._share * len(self._recent):
-            raise Flood(
-                f"{bad_events} of the last {len(self._recent)} events could not be used; see the log for reasons, and"
-                " when they are understood run `design-dedup dead-letters resume`"
-            )
+                self._recent.append(_Seen(event.source, event.offset, reason))
+        bad = [one for one in self._recent if one.reason]
+        if len(self._recent) == self._recent.maxlen and len(bad) > self._share * len(self._recent):
+            raise _flood(bad, len(self._recent))
+
+
+class _Seen(NamedTuple):
+    """Where an event stands and why it is bad; not the event, which may be large."""
+
+    source: str
+    offset: int
+    reason: str
+
+
+def _flood(bad: Sequence[_Seen], of: int) -> Flood:
+    ends: dict[str, int] = {}
+    for one in bad:
+        ends[one.source] = max(one.offset + 1, ends.get(one.source, 0))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in bad).most_common())
+    return Flood(
+        f"{len(bad)} of the last {of} events could not be used ({reasons}), the last one was {bad[-1].source} at offset"
+        f" {bad[-1].offset}; none of the last batch was acknowledged. When the cause is understood, run"
+        " `design-dedup dead-letters resume` once, for all workers, and start them again",
+        ends,
+    )
