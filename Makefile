@@ -13,6 +13,9 @@ SERVICE := .venv/installed-$(call checksum,$(LOCKS)/service.txt $(LOCKS)/broker.
 TRITON := .venv-triton/installed-$(call checksum,$(LOCKS)/triton.txt)
 TEST := .venv-test/installed-$(call checksum,$(LOCKS)/test.txt $(LOCKS)/torch.txt $(LOCKS)/broker.txt pyproject.toml)
 
+# Tests wait for servers most of the time. Each process starts servers of its own, about 2 GB together.
+JOBS ?= 2
+
 # ONNX Runtime reports its use to its maker unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 SHELL := /bin/sh
@@ -35,7 +38,8 @@ demo: $(SERVICE) $(TRITON)
 	@.venv/bin/design-dedup demo $(DEMO)
 
 test: lint $(SERVICE) $(TRITON)
-	@echo "pytest"; begin=$$(date +%s); .venv-test/bin/python -m pytest -q --durations=10 $(PYTEST) && $(passed)
+	@echo "pytest"; begin=$$(date +%s); \
+		.venv-test/bin/python -m pytest -q --numprocesses=$(JOBS) --dist=worksteal --durations=10 $(PYTEST) && $(passed)
 
 lint: $(TEST)
 	@$(call step,ruff check) .venv-test/bin/ruff check -q . && $(passed)

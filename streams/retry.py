@@ -12,7 +12,8 @@ from streams.errors import Retryable
 T = TypeVar("T")
 
 _FIRST_WAIT_S: Final = 0.05
-_LONGEST_WAIT_S: Final = 2.0
+_LONGEST_WAIT_S: Final = 1.0
+"""Of the 5 s within which work goes on once a dependency is back."""
 
 # What is worth a line is logged below; stamina's own hook logs every attempt.
 stamina.instrumentation.set_on_retry_hooks([])

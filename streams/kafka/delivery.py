@@ -8,6 +8,8 @@ What stock Faust 0.15.3 does wrong, and what stands here instead (infra/adr/0002
 * a revoked partition's acknowledgements are forgotten before they are committed: commit first
 * a fetch waits 1,500 ms for data: 20 ms, or 250 ms for a topic on which nothing has come for a second
 * back-pressure sleeps a whole second: 20 ms
+* after a rebalance it hands out messages before it has gone back to the committed offsets, and then the same again:
+  nothing is prepared before it has, and what was seen in this generation is passed over (infra/adr/0010)
 """
 
 import asyncio
@@ -42,6 +44,10 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
+    _assigned_in: int | None = None
+    _sought_in: int | None = None
+    """The generation of the last assignment, and that in which positions were last set to the committed offsets."""
+
     def _new_consumer_thread(self) -> Any:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
@@ -60,6 +66,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: Any) -> None:
         app: DeliveryApp = self.app
         app.gate.clear()
+        self._assigned_in = None
         if not app.should_stop and self.assignment():
             try:
                 self.stop_flow()
@@ -75,6 +82,19 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         try:
             await super().on_partitions_assigned(assigned, generation_id)
         finally:
+            self._assigned_in = generation_id
+            self._open_gate(is_sought=not assigned)
+
+    async def perform_seek(self) -> None:
+        generation = self.app.consumer_generation_id
+        await super().perform_seek()
+        self._sought_in = generation
+        self._open_gate()
+
+    def _open_gate(self, *, is_sought: bool = False) -> None:
+        """Work may begin when the assignment is complete and, unless it is empty, its committed offsets are known."""
+        generation = self.app.consumer_generation_id
+        if self._assigned_in == generation and (is_sought or self._sought_in == generation):
             self.app.gate.set()
 
 
@@ -219,6 +239,15 @@ class _Missed:
     message: MissedMessage
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch(Generic[P]):
+    """arrived: what is to be acknowledged. whole: what there is to do, which takes `preparing` unless it is nothing."""
+
+    arrived: Sequence[Any]
+    whole: Sequence[Any]
+    preparing: asyncio.Task[P] | None
+
+
 async def pump(app: DeliveryApp, stream: Any, work: Work[P], flow: Flow, read: Read, *, compacted: bool) -> None:
     """Drive an agent's stream until it is stopped. Never raises but for cancellation: an error of `work` fails the
     worker with its batch and everything after it unacknowledged.
@@ -239,7 +268,7 @@ class _Pump(Generic[P]):
         self._work = work
         self._flow = flow
         self._arrived: asyncio.Queue[Any] = asyncio.Queue(flow.size)
-        self._batches: asyncio.Queue[tuple[list[Any], asyncio.Task[P]]] = asyncio.Queue()
+        self._batches: asyncio.Queue[_Batch[P]] = asyncio.Queue()
         self._slots = asyncio.Semaphore(flow.depth)
         self._preparing: set[asyncio.Task[P]] = set()
 
@@ -272,26 +301,31 @@ class _Pump(Generic[P]):
             if not events:
                 self._slots.release()
                 continue
-            events = await self._with_missed(events)
+            whole = await self._whole(events)
             self._app.took_off()
-            task = asyncio.create_task(self._work_on(events))
-            self._preparing.add(task)
-            task.add_done_callback(self._preparing.discard)
-            self._batches.put_nowait((events, task))
+            task = asyncio.create_task(self._work_on(whole)) if whole else None
+            if task is not None:
+                self._preparing.add(task)
+                task.add_done_callback(self._preparing.discard)
+            self._batches.put_nowait(_Batch(events, whole, task))
 
     def _may_be_compacted(self, message: Any) -> bool:
         """Compaction leaves holes, but only among old messages."""
         return self._compacted and time.time() - message.timestamp > _YOUNG_S
 
-    async def _with_missed(self, events: Sequence[Any]) -> list[Any]:
-        """The events with those a fetch passed over in their places."""
+    async def _whole(self, events: Sequence[Any]) -> list[Any]:
+        """The events with those a fetch passed over in their places, and without those that came before: Faust goes
+        back to the committed offset some time after an assignment, and what it had handed out by then comes again."""
         whole: list[Any] = []
         for event in events:
             message = event.message
             where = (message.generation_id, message.partition)
             expected = self._expected.get(where)
             if expected is None:
-                expected = self._app.assigned().get((message.topic, message.partition)) or 0
+                # Not assigned any more: what is done with it will be given up.
+                expected = self._app.assigned().get((message.topic, message.partition), message.offset) or 0
+            if message.offset < expected:
+                continue
             if message.offset > expected and not self._may_be_compacted(message):
                 missed = await self._read_again(message.partition, expected, message.offset)
                 _log.warning("offsets were passed over", topic=message.topic, low=expected, found=len(missed))
@@ -307,7 +341,7 @@ class _Pump(Generic[P]):
             self._expected[where] = message.offset + 1
         return whole
 
-    async def _work_on(self, events: list[Any]) -> P:
+    async def _work_on(self, events: Sequence[Any]) -> P:
         return await self._work.prepare(events)
 
     async def _taken(self) -> AsyncIterator[list[Any]]:
@@ -329,12 +363,11 @@ class _Pump(Generic[P]):
 
     async def _finish(self) -> None:
         while True:
-            events, task = await self._batches.get()
-            prepared = await task
+            batch = await self._batches.get()
             with contextlib.suppress(Stale):
-                await self._work.finish(events, prepared)
-                for event in events:
-                    if not isinstance(event, _Missed):
-                        await self._stream.ack(event)
+                if batch.preparing is not None:
+                    await self._work.finish(batch.whole, await batch.preparing)
+                for event in batch.arrived:
+                    await self._stream.ack(event)
             self._slots.release()
             self._app.landed()

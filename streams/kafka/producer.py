@@ -10,9 +10,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from streams.errors import Fatal, Retryable
+from streams.kafka.access import raise_if_refused
 
 SOURCE: Final = "/design-dedup"
 _ENVELOPE_BYTES: Final = 128 * 1024
+_ANSWER_MS: Final = 5_000
+"""Work goes on within 15 s of a broker. A connection that a network has forgotten is open and silent: what waits for an
+answer on it has to give up first, the consumer and after it the producer."""
 _REFUSED: Final = (MessageSizeTooLargeError, TopicAuthorizationFailedError)
 
 # About 300 lines in an outage of four seconds; Retryable carries what is worth saying.
@@ -46,6 +50,7 @@ class Producer:
 
     def __init__(self, bootstrap: str, max_message_bytes: int, security: Mapping[str, Any]) -> None:
         self._bootstrap = bootstrap
+        self._security = security
         self._options = {"max_request_size": max_message_bytes + _ENVELOPE_BYTES, **security}
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
@@ -54,12 +59,13 @@ class Producer:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(
-                    bootstrap_servers=self._bootstrap, acks="all", request_timeout_ms=15_000, **self._options
+                    bootstrap_servers=self._bootstrap, acks="all", request_timeout_ms=_ANSWER_MS, **self._options
                 )
                 try:
                     await producer.start()
                 except (KafkaError, OSError) as error:
                     await producer.stop()
+                    await raise_if_refused(self._bootstrap, self._security)
                     raise Retryable(f"kafka at {self._bootstrap}: {error!r}") from error
                 self._producer = producer
             return self._producer
@@ -80,11 +86,13 @@ class Producer:
                 f"{topic} refuses an event, see max_message_bytes and the broker's rights: {error!r}"
             ) from error
         except (KafkaError, OSError) as error:
+            await raise_if_refused(self._bootstrap, self._security)
             raise Retryable(f"kafka at {self._bootstrap}: {error!r}") from error
         for answer in done:
             if isinstance(answer, _REFUSED):
                 raise Fatal(f"{topic} refuses an event, see max_message_bytes and the broker's rights: {answer!r}")
             if isinstance(answer, KafkaError | OSError):
+                await raise_if_refused(self._bootstrap, self._security)
                 raise Retryable(f"kafka at {self._bootstrap}: {answer!r}") from answer
             if isinstance(answer, BaseException):
                 raise answer

@@ -1,4 +1,6 @@
-"""One contract, two encoders: in process, and a real Triton from the wheel. Then what only a server can do wrong."""
+"""One contract, three encoders: in process, a real Triton from the wheel, and the double. Then what only a server can
+do wrong.
+"""
 
 import asyncio
 import contextlib
@@ -29,6 +31,7 @@ from encoders.preprocess import INPUT_PX, Domain, canary_pixels, encoder_version
 from streams.embed.encoder import Encoder, LocalEncoder, Pixels, TritonEncoder, Vectors, model_path
 from streams.errors import Fatal, Retryable
 from streams.local_triton import prepare_repository, remove_shared_memory, triton_command
+from tests.doubles import MemoryEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = ROOT / "triton_models"
@@ -109,10 +112,16 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
         yield server
 
 
-@pytest.fixture(params=["local", pytest.param("triton", marks=pytest.mark.stack)])
+@pytest.fixture(params=["local", "memory", pytest.param("triton", marks=pytest.mark.stack)])
 async def encoder(request: pytest.FixtureRequest) -> AsyncIterator[Encoder]:
-    local = request.param == "local"
-    encoder: Encoder = LocalEncoder(MODEL) if local else TritonEncoder(request.getfixturevalue("triton").url, MODEL)
+    encoder: Encoder
+    match request.param:
+        case "local":
+            encoder = LocalEncoder(MODEL)
+        case "memory":
+            encoder = double()
+        case _:
+            encoder = TritonEncoder(request.getfixturevalue("triton").url, MODEL)
     await encoder.start()
     yield encoder
     await encoder.close()
@@ -129,12 +138,31 @@ def photos() -> Pixels:
     return np.stack(made)
 
 
-@pytest.fixture(scope="module")
-def alone(photos: Pixels) -> Vectors:
-    """Every picture's vector, encoded in process and by itself."""
+def double() -> MemoryEncoder:
+    return MemoryEncoder(encoder_version(MODEL), 256)
 
+
+@pytest.fixture(scope="module")
+def alone_in_the_model(photos: Pixels) -> Vectors:
+    return _one_by_one(LocalEncoder(MODEL), photos)
+
+
+@pytest.fixture(scope="module")
+def alone_in_the_double(photos: Pixels) -> Vectors:
+    return _one_by_one(double(), photos)
+
+
+@pytest.fixture
+def alone(request: pytest.FixtureRequest) -> Vectors:
+    """Every picture's vector, encoded in process and by itself."""
+    call = getattr(request.node, "callspec", None)
+    of_double = call is not None and call.params.get("encoder") == "memory"
+    answer: Vectors = request.getfixturevalue("alone_in_the_double" if of_double else "alone_in_the_model")
+    return answer
+
+
+def _one_by_one(encoder: Encoder, photos: Pixels) -> Vectors:
     async def encode() -> Vectors:
-        encoder = LocalEncoder(MODEL)
         await encoder.start()
         rows = [await encoder.encode(photo[None], ["catalog"]) for photo in photos]
         await encoder.close()

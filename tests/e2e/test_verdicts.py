@@ -1,6 +1,5 @@
 """What the service promises of verdicts, on real parts and both brokers."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -8,7 +7,7 @@ import pytest
 
 from streams.kafka.topics import Topic, committed_offsets
 from streams.local import LocalStack
-from tests.pictures import cropped, drawn, photographed
+from tests.pictures import drawn, photographed
 from tests.service import Service, design, ids, item
 
 pytestmark = pytest.mark.stack
@@ -125,32 +124,6 @@ async def test_a_second_worker_joins_and_the_first_leaves(
         await service.publish(designs[120:])
         await service.until_settled(90)
         await service.assert_as_promised()
-
-
-async def test_twins_published_at_once_are_never_both_accepted(
-    full_stack: LocalStack, bootstrap: str, prefix: str, tmp_path: Path
-) -> None:
-    def twins(pair: int) -> Sequence[bytes]:
-        second = (drawn(5000 + pair), drawn(5000 + pair, 70), cropped(5000 + pair))[pair % 3]
-        return drawn(5000 + pair), second
-
-    pairs = 1000
-    async with Service(full_stack, prefix, tmp_path, kafka=bootstrap) as service:
-        service.start()
-        service.start()
-        await service.publish(ids("twin", [picture for n in range(pairs) for picture in twins(n)], design))
-        await service.until_settled(240)
-        await service.assert_as_promised()
-        said = await service.verdicts()
-        both = 0
-        for pair in range(pairs):
-            words = [said[f"twin{2 * pair + i:05}"] for i in (0, 1)]
-            both += [v.verdict for v in words] == ["accept", "accept"]
-            later = max(words, key=lambda v: v.position)
-            twin = [n for n in later.neighbours if n.id in {v.design_id for v in words}]
-            if twin and twin[0].similarity >= later.threshold:
-                assert [v.verdict for v in words] != ["accept", "accept"]
-        assert both <= pairs // 3, "only edited twins may lie below the threshold"
 
 
 async def test_deletes_and_upserts_take_effect_at_their_position(

@@ -173,7 +173,7 @@ class TestKafka:
         figure(11, f"{len(WAYS)} ways into Kafka, {len(cases)} wrong ones refused within {longest:.1f} s")
 
     async def test_the_client_hides_why_it_cannot_connect(self, broker: SecuredKafka) -> None:
-        """Should aiokafka say so by itself, `raise_if_refused` is needed no more (infra/adr/0011-who-is-refused.md)."""
+        """Should aiokafka say so by itself, `raise_if_refused` is needed no more (infra/adr/0009-who-is-refused.md)."""
         values = broker.settings("SASL_SSL", "SCRAM-SHA-512") | {"kafka_password": WRONG}
         client = AIOKafkaClient(bootstrap_servers=values["kafka_bootstrap"], **kafka_security(load_settings(**values)))
         with pytest.raises(KafkaConnectionError, match="Unable to bootstrap") as hidden:
