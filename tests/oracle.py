@@ -25,13 +25,15 @@ Record = dict[str, Any]
 @dataclass
 class Folded:
     """verdicts: by position. revised: those that revise one, by verdict_id. live: where the pictures stand of what
-    exists at the end (see `_Thing.place`). owed: how often a verdict is published again, at least, by its id. floods:
-    how many verdicts a change of the catalogue would have revised where that were too many, by position. rows: how many
-    pictures existed just before each position's verdict. counts: what happened in the log."""
+    exists at the end (see `_Thing.place`); pictures: how many they are. owed: how often a verdict is published again,
+    at least, by its id. floods: how many verdicts a change of the catalogue would have revised where that were too
+    many, by position. rows: how many pictures existed just before each position's verdict. counts: what happened in the
+    log."""
 
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
     revised: dict[str, dict[str, Any]] = field(default_factory=dict)
     live: dict[Key, int] = field(default_factory=dict)
+    pictures: dict[Key, int] = field(default_factory=dict)
     owed: Counter[str] = field(default_factory=Counter)
     floods: dict[int, int] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
@@ -226,7 +228,9 @@ def fold(records: Iterable[tuple[int, bytes]], shard: int = 0) -> Folded:
             folded.verdicts[position] = thing.verdict = verdict
             shelf.place(thing, i if verdict["verdict"] == "accept" else None, position)
             thing.digests, thing.encoder, thing.last = digests, encoder, i
-    folded.live = {key: thing.place for key, thing in things.items() if thing.at is not None}
+    existing = {key: thing for key, thing in things.items() if thing.at is not None}
+    folded.live = {key: thing.place for key, thing in existing.items()}
+    folded.pictures = {key: len(thing.digests) for key, thing in existing.items()}
     return folded
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from streams.decide.store import MilvusStore
-from streams.decide.things import position_of, row_key
+from streams.decide.things import place_of, position_of, row_key
 from tests import oracle
 from tests.service import Service
 
@@ -25,11 +25,8 @@ async def stored(service: Service, shard: int, sealed: int) -> Stored:
     records = await service.log(shard)
     folded = oracle.fold(((record.offset, record.value) for record in records), shard)
     log: list[dict[str, Any]] = [msgspec.msgpack.decode(record.value) for record in records]
-    at = {record.offset: decoded for record, decoded in zip(records, log, strict=True)}
     live = frozenset(
-        row_key(shard, position, picture)
-        for position in folded.live.values()
-        for picture in range(len(at[position]["pictures"]))
+        row_key(shard, place, picture) for key, place in folded.live.items() for picture in range(folded.pictures[key])
     )
     store = MilvusStore(service.settings.milvus_uri, "", service.settings.milvus_timeout_s, log[0]["log_id"])
     try:
@@ -42,5 +39,5 @@ async def stored(service: Service, shard: int, sealed: int) -> Stored:
         )
     finally:
         store.close()
-    due = frozenset(key for key in live if position_of(key) < sealed)
+    due = frozenset(key for key in live if position_of(place_of(key)) < sealed)
     return Stored(live, due - held, held - live)
