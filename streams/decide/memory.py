@@ -2,7 +2,7 @@
 here blocks and runs in the shard's thread; stage.py says when.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,17 +10,21 @@ from typing import Final
 import numpy as np
 
 from streams import metrics
-from streams.decide.checkpoint import Checkpoint, TailRow
+from streams.decide.checkpoint import Checkpoint, Superseded, TailRow
 from streams.decide.index import VectorIndex
 from streams.decide.judge import judge, may_need_hits
 from streams.decide.state import State
 from streams.decide.store import Store
-from streams.decide.things import Context, Entry, Hits, Ledger, Missing, Outcome, Said, name_of, place_of, row_key
+from streams.decide.things import Context, Entry, Hits, Key, Ledger, Missing, Outcome, Said, name_of, place_of, row_key
 from streams.errors import Fatal
 from streams.events import LogRecord, decode_verdict
 
 FIRST_LIMIT: Final = 16
 _MORE: Final = 4
+
+
+class RowsMissing(Fatal):
+    """The store lacks rows of what exists."""
 
 
 class Memory:
@@ -50,6 +54,8 @@ class Memory:
         """Verdicts that stand in the ledger already, by position and design, of positions not applied yet."""
         self.ledger_end = self.head.ledger
         """The first offset of the ledger not read."""
+        self.ending: Collection[Key] = ()
+        """What the log speaks of again beyond `head.next`: another owner may have collected its rows."""
 
     def _load_body(self) -> None:
         if self.head.sealed and not self.head.has_body:  # sealed with `index = milvus`
@@ -68,16 +74,18 @@ class Memory:
         self._store.close()
 
     def make_sure(self) -> None:
-        """Fatal unless the store holds the sealed rows of what exists, which a lost one does not."""
+        """RowsMissing unless the store holds the sealed rows of what exists, which a lost one does not."""
         if self.index.is_sure:
             return
         self.index.is_sure = True
         try:
             low, high = row_key(self._shard, 0), row_key(self._shard, self.head.sealed)
             for encoder in sorted(self.state.encoders()):
-                expected = self.state.rows_below(self.head.sealed, encoder)
+                expected = self.state.rows_below(self.head.sealed, encoder, self.ending)
                 if expected and (held := self._store.count(encoder, low, high)) < expected:
-                    raise Fatal(
+                    if not self.checkpoint.is_current():
+                        raise Superseded(f"shard {self._shard} has another owner, who may have collected rows")
+                    raise RowsMissing(
                         f"the store holds {held} rows of shard {self._shard} where {expected} are live;"
                         " run `design-dedup rebuild`"
                     )
@@ -176,6 +184,8 @@ class Memory:
             raise
 
     def _commit(self, entries: Sequence[Entry], outcome: Outcome) -> None:
+        if not self.checkpoint.is_current():  # what is read of it below would be of another time
+            raise Superseded(f"shard {self._shard} has another owner")
         for i in outcome.rows:
             self.index.add_at(entries[i].position, entries[i].record)
         for revived in outcome.revived:

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from streams import metrics
 from streams.decide.checkpoint import Superseded
-from streams.decide.memory import Memory
+from streams.decide.memory import Memory, RowsMissing
 from streams.decide.sealing import SLICE_ROWS, Sealer
 from streams.decide.store import Store
-from streams.decide.things import Entry, Outcome, Said, name_of
+from streams.decide.things import Entry, Key, Outcome, Said, key_of, name_of
 from streams.decide.threads import in_thread
 from streams.errors import Fatal, Retryable
 from streams.events import LogRecord, Verdict, decode_verdict
@@ -100,7 +100,7 @@ class Shard:
                 await self._patiently("kafka", lambda: self._replay(first))
                 # Not before: until then the checkpoint may be older than what was collected in the store.
                 if not self._memory.said:  # nor while deaths are known of that this one has not applied
-                    await self._asking("milvus", self._memory.make_sure)
+                    await self._surely(self._memory.make_sure)
             except Fatal:
                 await self._release()
                 raise
@@ -210,7 +210,7 @@ class Shard:
         if entries[0].record.kind == "config":
             outcome, verdicts = Outcome(count=len(entries)), list[Said]()
         else:
-            outcome, verdicts = await self._asking("milvus", self._judge, entries, replay)
+            outcome, verdicts = await self._surely(self._judge, entries, replay)
         entries = entries[: outcome.count]
         if replay:
             if fresh := [said.position for said in verdicts if said.first]:
@@ -234,10 +234,11 @@ class Shard:
 
     def _judge(self, entries: Sequence[Entry], replay: bool) -> tuple[Outcome, list[Said]]:
         outcome = self._memory.judged(entries, self._memory.said, search=not replay)
-        # Another owner may have collected rows that this one, without it, would have found.
+        verdicts = self._memory.verdicts(outcome)
+        # Another owner may have collected rows that this one, without it, would have found, or rewritten a verdict.
         if not (replay or self._memory.checkpoint.is_current()):
             raise Superseded(f"shard {self.number} has another owner")
-        return outcome, self._memory.verdicts(outcome)
+        return outcome, verdicts
 
     async def _publish(self, verdicts: Sequence[Said]) -> None:
         values = [(said.key[1], said.value or b"") for said in verdicts]
@@ -304,6 +305,22 @@ class Shard:
 
     async def _patiently(self, dependency: str, call: Callable[[], Awaitable[T]]) -> T:
         return await patiently("decide", dependency, call)
+
+    async def _surely(self, call: Callable[..., T], *args: object) -> T:
+        """Ask the store. Where it lacks rows, a former owner may have gone further than its offsets were committed and
+        have collected what died meanwhile."""
+        try:
+            return await self._asking("milvus", call, *args)
+        except RowsMissing:
+            self._memory.ending = await self._patiently("kafka", self._ending)
+            return await self._asking("milvus", call, *args)
+
+    async def _ending(self) -> set[Key]:
+        """What the log speaks of again from the position that is decided next, or a verdict that is known already."""
+        await self._read_ledger()
+        end = await self._log.end()
+        ending = {key_of(entry.record) async for entries in self._log.read(self.next, end) for entry in entries}
+        return ending.union(("design", name) for named in self._memory.said.values() for name in named)
 
     async def _asking(self, dependency: str, call: Callable[..., T], *args: object) -> T:
         return await self._patiently(dependency, lambda: self._in_thread(call, *args))

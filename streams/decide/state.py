@@ -85,12 +85,12 @@ class State:
         """The encoder versions of what exists."""
         return {self._things[key].encoder for key in self._rows.values()}
 
-    def rows_below(self, position: int, encoder: str) -> int:
-        """How many rows of what exists lie below a position."""
+    def rows_below(self, position: int, encoder: str, but: Collection[Key] = ()) -> int:
+        """How many rows of what exists, `but` for some things, lie below a position."""
         return sum(
             self._pictures[row]
             for row, key in self._rows.items()
-            if position_of(row) < position and self._things[key].encoder == encoder
+            if position_of(row) < position and self._things[key].encoder == encoder and key not in but
         )
 
     def apply(self, entries: Sequence[Entry], outcome: Outcome) -> None:

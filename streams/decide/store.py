@@ -5,6 +5,7 @@ it twice is harmless. Every error of the client is Retryable: Milvus is a view a
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,8 +24,18 @@ T = TypeVar("T")
 MOST_HITS: Final = 16_384
 """The largest limit Milvus takes."""
 
-# The default keep-alive gets idle channels thrown out ("too_many_pings").
-_CHANNEL: Final = {"grpc.keepalive_permit_without_calls": 0, "grpc.keepalive_time_ms": 2**31 - 1}
+_CHANNEL: Final = {
+    # The default keep-alive gets idle channels thrown out ("too_many_pings").
+    "grpc.keepalive_permit_without_calls": 0,
+    "grpc.keepalive_time_ms": 2**31 - 1,
+    "grpc.use_local_subchannel_pool": 1,  # or a new client would get the dead connection of the old one
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.min_reconnect_backoff_ms": 1500,  # so long may connecting take
+    "grpc.max_reconnect_backoff_ms": 500,
+}
+_FIRST_S: Final = 3.0
+"""Deadline of connecting, and of a call until one took longer. A connection that a network has forgotten is open and
+silent, and work has to go on within 5 s of its return; a Milvus that lives and is slow gets more time call by call."""
 _SCAN: Final = 4096
 _KINDS: Final[dict[Kind, int]] = {"item": 0, "design": 1}
 _NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -80,22 +91,38 @@ class MilvusStore:
         self, uri: str, token: str, timeout_s: float, log_id: str, options: Mapping[str, str] = _NO_OPTIONS
     ) -> None:
         """`options` are more of the client's own arguments (TLS)."""
-        self._uri, self._token, self._timeout_s, self._options = uri, token, timeout_s, options
+        self._uri, self._token, self._longest_s, self._options = uri, token, timeout_s, options
+        self._timeout_s = min(_FIRST_S, timeout_s)
         self._prefix = f"dedup_{log_id}_"
         self._client: MilvusClient | None = None
         self._known: set[str] = set()
 
     def _call(self, call: Callable[[MilvusClient], T]) -> T:
+        begin = time.monotonic()
         try:
             if self._client is None:
-                self._client = MilvusClient(
-                    self._uri, token=self._token, timeout=self._timeout_s, grpc_options=dict(_CHANNEL), **self._options
-                )
-            return call(self._client)
+                self._client = self._connected()
+                begin = time.monotonic()
+            answer = call(self._client)
         # ValueError: a call on a channel that was closed by a restart of the server.
         except (MilvusException, grpc.RpcError, OSError, ValueError) as error:
+            if self._client is not None and time.monotonic() - begin >= self._timeout_s:
+                self._timeout_s = min(2 * self._timeout_s, self._longest_s)
             self.close()
             raise Retryable(f"milvus at {self._uri}: {error}") from error
+        took_s = time.monotonic() - begin
+        self._timeout_s = min(max(_FIRST_S, 2 * took_s), self._longest_s)
+        return answer
+
+    def _connected(self) -> MilvusClient:
+        return MilvusClient(
+            self._uri,
+            token=self._token,
+            timeout=min(_FIRST_S, self._longest_s),
+            dedicated=True,  # a shared connection outlives its client: the next one would get it, dead as it is
+            grpc_options=dict(_CHANNEL),
+            **self._options,
+        )
 
     def _name(self, encoder: str) -> str:
         return f"{self._prefix}{encoder}"

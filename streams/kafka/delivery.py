@@ -10,6 +10,7 @@ What stock Faust 0.15.3 does wrong, and what stands here instead (infra/adr/0002
 * back-pressure sleeps a whole second: 20 ms
 * after a rebalance it hands out messages before it has gone back to the committed offsets, and then the same again:
   nothing is prepared before it has, and what was seen in this generation is passed over (infra/adr/0010)
+* an answer is waited for 30 s, on a connection that a network has forgotten too: 5 s, but for joining a group (0012)
 """
 
 import asyncio
@@ -21,6 +22,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import faust
 import structlog
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
+from aiokafka.errors import RequestTimedOutError
+from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 from faust.transport.drivers import aiokafka as driver
 
 _log = structlog.get_logger(__name__)
@@ -32,6 +37,7 @@ _IDLE_FETCH_WAIT_MS: Final = 250
 _IDLE_AFTER_S: Final = 1.0
 _REVOKE_GRACE_S: Final = 2.0
 _PAUSED_S: Final = 0.02
+_ANSWER_S: Final = 5.0
 _YOUNG_S: Final = 60.0
 """Kafka never compacts the segment it writes to; a hole right before a message this young is looked into."""
 
@@ -40,7 +46,26 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        _expect_answers(consumer._client)
         return consumer
+
+
+def _expect_answers(client: Any) -> None:
+    """Give up a connection on which a request found no answer in time. Only joining a group waits for others."""
+    send = client.send
+
+    async def send_or_give_up(node_id: Any, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
+        if isinstance(request, JoinGroupRequest | SyncGroupRequest):
+            return await send(node_id, request, group=group)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await send(node_id, request, group=group)
+        except TimeoutError as error:
+            if (connection := client._conns.get((node_id, group))) is not None:
+                connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+            raise RequestTimedOutError from error
+
+    client.send = send_or_give_up
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]

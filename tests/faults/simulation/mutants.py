@@ -79,17 +79,18 @@ MUTANTS = {
     ),
     "batches are finished as they come": Mutant(
         5, "streams.kafka.delivery",
-        "            prepared = await task\n",
-        "            if not task.done() and not self._batches.empty():\n"
-        "                self._batches.put_nowait((events, task))\n"
+        "            batch = await self._batches.get()\n            with contextlib.suppress(Stale):\n",
+        "            batch = await self._batches.get()\n"
+        "            if batch.preparing and not batch.preparing.done() and not self._batches.empty():\n"
+        "                self._batches.put_nowait(batch)\n"
         "                await asyncio.sleep(0.01)\n"
         "                continue\n"
-        "            prepared = await task\n",
+        "            with contextlib.suppress(Stale):\n",
     ),
     "an offset is acknowledged before its effects": Mutant(
         9, "streams.kafka.delivery",
-        "                await self._work.finish(events, prepared)\n                for",
-        "                asyncio.ensure_future(self._work.finish(events, prepared))\n                for",
+        "await self._work.finish(batch.whole, await batch.preparing)",
+        "asyncio.ensure_future(self._work.finish(batch.whole, await batch.preparing))",
     ),
     "what a fetch passed over is not looked for": Mutant(
         9, "streams.kafka.delivery",
