@@ -144,7 +144,7 @@ def test_a_better_one_is_kept_with_all_that_a_server_needs(
     record = json.loads((out / "record.json").read_text())
     assert (record["version"], record["base"], record["kept"]) == (version, encoder_version(base), True)
     assert record["recipe"]["training"]["learning_rate"] == 0
-    assert record["command"].startswith("design-dedup ")
+    assert record["command"].startswith("design-dedup")
     # The head alone has moved.
     old, new = restored(base).state_dict(), restored(model).state_dict()
     moved = {name.split(".")[1] for name, weight in old.items() if not torch.equal(weight, new[name])}

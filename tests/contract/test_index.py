@@ -275,7 +275,7 @@ async def test_a_log_gives_the_same_verdicts_with_either_index_on_milvus(
         values = await _verdicts(tmp_path / str(number), log, modes, store, (40, 25, 40)[number])
         folded = oracle.fold((position, encode_record(record)) for position, record in enumerate(log))
         assert oracle.compare(folded, values) == []
-        said.append([msgspec.structs.replace(v, verdict_id="") for v in map(decode_verdict, values)])
+        said.append([msgspec.structs.replace(v, verdict_id="", revises="") for v in map(decode_verdict, values)])
         rows = store(name)
         rows.drop()
         rows.close()

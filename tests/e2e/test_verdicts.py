@@ -138,7 +138,10 @@ async def test_deletes_and_upserts_take_effect_at_their_position(
         await service.update([("x", None)])
         await service.until_settled()
         deleted_at = len(await service.log()) - 1
-        await service.publish([("after", design(photographed(1, 50))), ("sees x", None)])
+        assert (await service.verdicts())["sees x"].verdict == "accept"  # revised: x alone stood in its way
+        await service.publish([("sees x", None)])
+        await service.until_settled()
+        await service.publish([("after", design(photographed(1, 50)))])
         await service.until_settled()
         await service.publish([("sees x", design(photographed(1, 60)))])
         await service.until_settled()
