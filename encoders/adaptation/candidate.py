@@ -95,8 +95,8 @@ class Counted(Views):
         super().__init__(folder)
         self._step, self._hear = step, hear
 
-    def some(self, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    def some(self, count: int, rng: np.random.Generator, alike: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
         """As `Views.some`."""
         self._hear(self._step)
         self._step += 1
-        return super().some(count, rng)
+        return super().some(count, rng, alike)

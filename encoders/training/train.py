@@ -1,10 +1,10 @@
 """Trains the late half of the shipped encoder on cached views, and keeps the average of its weights.
 
-    python -m encoders.training.train --views DIR --out DIR
+    python -m encoders.training.train --views DIR --out DIR [--start MODEL]
 
-Resumes from its last checkpoint. A step takes some things, half of them from one sender (so that the background tells
-nothing), of each two views and a near miss. Each block of the vector has losses of its own: in a joint one structure
-does all the work, and colour becomes the same for every picture.
+Resumes from its last checkpoint. A step takes some things, many of them from one sender (so that the background tells
+nothing) or alike as yet (so that small differences are learnt), of each two views and a near miss. Each block of the
+vector has losses of its own: in a joint one structure does all the work, and colour becomes the same for every picture.
 
     structure  InfoNCE against the batch, its near misses and a queue of earlier ones, where a dyed garment is the same
                and a reprinted one another; a logistic loss on each similarity, so that one threshold means the same
@@ -30,8 +30,9 @@ from torch.nn.functional import relu, softplus
 from encoders.backbone import imagenet_backbone
 from encoders.export import fit_reduction
 from encoders.losses import info_nce, koleo
+from encoders.preprocess import encoder_version
 from encoders.training.network import EARLY, STRUCTURE, Late
-from encoders.training.views import RECOLOURED, REPRINTED, SAME, VIEWS
+from encoders.training.views import CUT_OUT, RECOLOURED, REPRINTED, SAME, VIEWS
 
 TAU: Final = 0.05
 COLOUR_TAU: Final = 0.1
@@ -39,14 +40,24 @@ DYED_MARGIN: Final = 0.5
 VIEW_WEIGHTS: Final = (2.0, 1.5, 1.5, 1.5, 1.5, 1.5, 2.0, 1.5)
 HARDEST: Final = 8
 """How many of the nearest others of a picture the logistic loss pushes away."""
+ALIKE: Final = 3
+"""So many of those most like a thing come with it."""
 SAVE_STEPS = 100
+LOOK_AGAIN_STEPS: Final = 200
+"""After so many steps it is looked anew which things are alike."""
 _WEIGHT_SIZE: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is made of; it stands in the model's record."""
+    """What a run is made of; it stands in the model's record.
 
+    start: the version whose weights it begins with; empty: ImageNet's. alike: among how many of the things most like a
+    thing its companions are chosen; 0: it has none.
+    """
+
+    start: str = ""
+    alike: int = 0
     steps: int = 800
     things: int = 80
     learning_rate: float = 1e-4
@@ -74,15 +85,34 @@ class Views:
     def __len__(self) -> int:
         return len(self.early)
 
-    def some(self, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        """Different things, half of them of one sender where any has so many."""
+    def some(self, count: int, rng: np.random.Generator, alike: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
+        """Different things, half of them of one sender where any has so many. With `alike` a quarter, and half of them
+        things with some of those that they are most like. Shape: alike (things, k) -> (count,)."""
         chosen = np.zeros(0, np.intp)
         if self._large:
             of_one = self._members[self._large[int(rng.integers(len(self._large)))]]
-            chosen = rng.permutation(of_one)[: count // 2]
+            chosen = rng.permutation(of_one)[: count // (4 if alike is not None else 2)]
         others = rng.permutation(len(self.early))
+        if alike is not None:
+            leaders = others[: count // 2 // (1 + ALIKE)]
+            followers = [rng.permutation(alike[leader])[:ALIKE] for leader in leaders]
+            chosen = np.unique(np.concatenate([chosen, leaders, *followers]))
         rest = others[~np.isin(others, chosen)][: count - len(chosen)]
         return np.concatenate([chosen, rest])
+
+    def alike(self, late: Late, count: int) -> NDArray[np.intp]:
+        """Of each thing the nearest ones of other senders by structure, cut out where that could be done.
+        Shape: -> (things, count)."""
+        at = np.where(self.there[:, CUT_OUT[0]], CUT_OUT[0], 0)
+        parts = np.array_split(np.arange(len(self)), max(1, len(self) // 64))
+        with torch.inference_mode():
+            structure = torch.cat([late.blocks_of(self.take(part, at[part]))[0] for part in parts])
+            found = []
+            for part in parts:
+                similar = structure[part] @ structure.T
+                similar[torch.from_numpy(self.groups[part, None] == self.groups)] = -1
+                found.append(similar.topk(count, dim=1).indices.numpy())
+        return np.concatenate(found)
 
     def take(self, things: NDArray[np.intp], views: NDArray[np.intp]) -> Tensor:
         """Shape: (n,), (n,) -> (n, 86, 10, 10) float32, channels last."""
@@ -229,6 +259,18 @@ def rate_at(step: int, steps: int, warm: int = 100) -> float:
     return float(0.01 + 0.99 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))) / 2)
 
 
+def _optimiser(late: Late, recipe: Recipe) -> torch.optim.Optimizer:
+    """Each kind of weights has a rate of its own."""
+    rates = {"blocks": recipe.learning_rate, "top": recipe.learning_rate, "structure": recipe.structure_rate}
+    by_rate: dict[float, list[Tensor]] = {}
+    for name, weight in late.named_parameters():
+        if weight.requires_grad:
+            by_rate.setdefault(rates.get(name.partition(".")[0], recipe.colour_rate), []).append(weight)
+    return torch.optim.AdamW(
+        [{"params": weights, "rate": rate} for rate, weights in by_rate.items()], weight_decay=1e-3
+    )
+
+
 def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) -> Late:
     """Train, or go on training; returns the average of the weights.
 
@@ -246,15 +288,9 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
         late.top.requires_grad_(False)
     late.to(memory_format=torch.channels_last)
     average: Late = copy.deepcopy(late)
-    rates = {"blocks": recipe.learning_rate, "top": recipe.learning_rate, "structure": recipe.structure_rate}
-    by_rate: dict[float, list[Tensor]] = {}
-    for name, weight in late.named_parameters():
-        if weight.requires_grad:
-            by_rate.setdefault(rates.get(name.partition(".")[0], recipe.colour_rate), []).append(weight)
-    optimiser = torch.optim.AdamW(
-        [{"params": weights, "rate": rate} for rate, weights in by_rate.items()], weight_decay=1e-3
-    )
+    optimiser = _optimiser(late, recipe)
     queue, begin = Queue(recipe.queue), 0
+    alike: NDArray[np.intp] | None = None
     if path.exists():
         kept: dict[str, Any] = torch.load(path, weights_only=True)
         if kept["recipe"] != asdict(recipe):
@@ -264,12 +300,16 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
         average.load_state_dict(kept["average"])
         optimiser.load_state_dict(kept["optimiser"])
         queue.structure, queue.things = kept["queue"]
+        alike = None if kept["alike"] is None else kept["alike"].numpy()
     seen: list[dict[str, float]] = []
     for step in range(begin, recipe.steps):
         rng = np.random.default_rng((recipe.seed, step))  # so that a resumed run is the same run
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * rate_at(step, recipe.steps)
-        loss, parts = step_loss(late, average, views, views.some(recipe.things, rng), rng, queue, recipe)
+        if recipe.alike and step % LOOK_AGAIN_STEPS == 0:
+            alike = views.alike(average, recipe.alike)
+        things = views.some(recipe.things, rng, alike)
+        loss, parts = step_loss(late, average, views, things, rng, queue, recipe)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(late.parameters(), 5.0)
@@ -288,6 +328,7 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
             state = {
                 "recipe": asdict(recipe), "step": step + 1, "late": late.state_dict(), "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(), "queue": (queue.structure, queue.things),
+                "alike": None if alike is None else torch.from_numpy(alike),
             }  # fmt: skip
             torch.save(state, path.with_suffix(".new"))
             path.with_suffix(".new").replace(path)
@@ -296,17 +337,24 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
 
 def main() -> None:
     """The command line."""
+    from encoders.training.restore import restored  # which knows, through the export, of this module
+
     parser = argparse.ArgumentParser(description="Train the shipped encoder's late half.")
     parser.add_argument("--views", type=Path, required=True, help="folder of encoders.training.views")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--start", type=Path, help="an exported model to go on from (default: ImageNet's weights)")
     parser.add_argument("--threads", type=int, default=2)
     for name, value in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        if name != "start":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     chosen = vars(parser.parse_args())
     torch.set_num_threads(chosen.pop("threads"))
-    views, out = Views(chosen.pop("views")), chosen.pop("out")
+    views, out, model = Views(chosen.pop("views")), chosen.pop("out"), chosen.pop("start")
     assert views.early.shape[2:] == EARLY
-    train(views, Recipe(**chosen), out)
+    if model is None:
+        train(views, Recipe(**chosen), out)
+    else:
+        train(views, Recipe(**chosen, start=encoder_version(model)), out, restored(model).late)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,28 @@ def test_a_batch_has_one_sender_for_half(folder: Path) -> None:
         assert len(set(views.groups[things[:8]])) == 1
 
 
+def test_a_batch_has_things_with_what_they_are_like(folder: Path, begun: Late) -> None:
+    views, rng = Views(folder), np.random.default_rng(0)
+    alike = views.alike(begun, 5)
+    assert alike.shape == (40, 5)
+    assert (views.groups[alike] != views.groups[:, None]).all(), "of other senders"
+    for _ in range(20):
+        things = views.some(16, rng, alike)
+        assert len(set(things.tolist())) == 16
+        companions = [len(set(alike[thing]) & set(things)) for thing in things]
+        assert sum(count >= 3 for count in companions) >= 2
+
+
+def test_alike_is_what_a_slow_comparison_says(folder: Path, begun: Late) -> None:
+    views = Views(folder)
+    at = np.where(views.there[:, 4], 4, 0)
+    with torch.no_grad():
+        structure = begun.blocks_of(views.take(np.arange(40), at))[0].numpy()
+    for thing, found in enumerate(views.alike(begun, 3)):
+        others = [n for n in range(40) if views.groups[n] != views.groups[thing]]
+        assert list(found) == sorted(others, key=lambda n: -structure[thing] @ structure[n])[:3]
+
+
 def test_two_views_are_there_and_differ(folder: Path) -> None:
     views, rng = Views(folder), np.random.default_rng(0)
     things = np.arange(40)
@@ -163,7 +185,8 @@ def test_the_first_reduction_tells_the_things_apart(folder: Path, begun: Late) -
 @pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_is_the_same_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     views = Views(folder)
-    whole = train(views, RECIPE, tmp_path / "whole")
+    recipe = replace(RECIPE, alike=5)
+    whole = train(views, recipe, tmp_path / "whole")
     calls = 0
 
     def stops(*arguments: object) -> tuple[torch.Tensor, dict[str, float]]:
@@ -176,13 +199,13 @@ def test_an_interrupted_run_is_the_same_run(folder: Path, tmp_path: Path, monkey
     monkeypatch.setattr("encoders.training.train.SAVE_STEPS", 2)
     monkeypatch.setattr("encoders.training.train.step_loss", stops)
     with pytest.raises(KeyboardInterrupt):
-        train(views, RECIPE, tmp_path / "parts")
+        train(views, recipe, tmp_path / "parts")
     monkeypatch.setattr("encoders.training.train.step_loss", step_loss)
-    again = train(views, RECIPE, tmp_path / "parts")
+    again = train(views, recipe, tmp_path / "parts")
     for (name, one), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
     with pytest.raises(ValueError, match="another recipe"):
-        train(views, replace(RECIPE, things=6), tmp_path / "parts")
+        train(views, replace(recipe, things=6), tmp_path / "parts")
 
 
 @pytest.mark.usefixtures("quick")
