@@ -296,6 +296,11 @@ def _ends_a_line(name: str) -> bool:
     return name.endswith("\n")
 
 
+class Unreadable(bytes):
+    """What stands for the value of an event that could not be read out of its batch; the bytes say why. Nothing that
+    comes over the wire is one."""
+
+
 def lattice(vectors: NDArray[np.float32]) -> NDArray[np.int16]:
     """Unit vectors (n, dim) float32 onto the lattice, (n, dim) int16 in -2048..2048."""
     return np.rint(vectors * LATTICE).astype("<i2")

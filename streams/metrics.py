@@ -68,7 +68,7 @@ retry_searches = Counter(
 )
 takeovers = Counter("dedup_takeovers", "Times this worker took over a shard.")
 foreign_verdicts = Counter(
-    "dedup_foreign_verdicts", "Verdicts of another owner found between one's own. Only around a takeover."
+    "dedup_foreign_verdicts", "Verdicts of another owner heard while deciding. Only around a takeover."
 )
 ready = Gauge("dedup_ready", "1 while /readyz answers 200.")
 
@@ -83,14 +83,17 @@ def forget_shard(number: int) -> None:
             existing.remove(str(number), kind)
 
 
-_MAX_LABEL_VALUES: Final = 100
-_seen: dict[str, set[str]] = {}
+_MAX_COMBINATIONS: Final = 400
+_MAX_LABEL_CHARS: Final = 48
+_seen: dict[str, set[tuple[str, ...]]] = {}
 
 
-def capped(family: str, value: str) -> str:
-    """`value` as a label, or `other` once a family has shown 100 different ones: events must not fill Prometheus."""
+def capped(family: str, *values: str) -> tuple[str, ...]:
+    """The values as labels, or `other` for each once a family has shown 400 different combinations: events, which
+    strangers write, must not fill Prometheus."""
     seen = _seen.setdefault(family, set())
-    if value in seen or len(seen) < _MAX_LABEL_VALUES:
-        seen.add(value)
-        return value or "none"
-    return "other"
+    short = tuple(value[:_MAX_LABEL_CHARS] or "none" for value in values)
+    if short in seen or len(seen) < _MAX_COMBINATIONS:
+        seen.add(short)
+        return short
+    return ("other",) * len(values)

@@ -277,12 +277,19 @@ def _contradictions(s: Settings) -> Iterator[str]:
         yield f"kafka_security_protocol {s.kafka_security_protocol} needs kafka_username and kafka_password"
     if (user or password) and not speaks_sasl(s.kafka_security_protocol):
         yield "kafka_username or kafka_password without kafka_security_protocol SASL_SSL or SASL_PLAINTEXT"
-    for setting in ("milvus_uri", "worker_url"):
-        if "@" in urlsplit(getattr(s, setting)).netloc:  # it is printed and logged
-            yield f"{setting} must hold no password; see {'milvus' if setting == 'milvus_uri' else 'web'}_token"
+    for setting, instead in _ADDRESSES.items():
+        address = getattr(s, setting)
+        if "@" in (urlsplit(address).netloc or address):  # it is printed and logged
+            yield f"{setting} must hold no password; see {instead}"
     token = s.web_token.get_secret_value()
     if token and (len(token) < _TOKEN_CHARS or not all("!" <= character <= "~" for character in token)):
         yield f"web_token: at least {_TOKEN_CHARS} characters, ASCII without spaces"
+
+
+_ADDRESSES: Final = {
+    "milvus_uri": "milvus_token", "worker_url": "web_token", "kafka_bootstrap": "kafka_password",
+    "triton_url": "triton_cert_file",
+}  # fmt: skip
 
 
 def origin(name: str) -> str:

@@ -12,8 +12,9 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from streams.errors import Retryable
 from streams.kafka.access import raise_if_refused
+from streams.kafka.partition import committed_offsets, high_watermark, read_to_end
 from streams.kafka.producer import Message, Producer
-from streams.kafka.topics import Topic, committed_offsets, create_topics, high_watermark, read_to_end, topics_of
+from streams.kafka.topics import Topic, create_topics, topics_of
 from streams.settings import Settings
 from streams.transport import kafka_security
 

@@ -15,6 +15,7 @@ from streams.cli.cluster import Cluster
 from streams.cli.console import EXIT_FAILED, line, out, plain, progress, run, say, settings_or_usage
 from streams.cli.letters import Letter, all_letters, last_offsets, letters_at, newest_letters, records_at
 from streams.errors import DedupError, Fatal, Retryable
+from streams.events import Unreadable
 from streams.kafka.dead_letters import resume_message
 from streams.kafka.producer import Message, cloud_event
 
@@ -157,10 +158,12 @@ async def _replay(offsets: Sequence[int] | None) -> tuple[list[Letter], list[tup
         with progress("replaying", len(chosen)) as bar:
             async with aclosing(records_at(cluster, sorted(chosen))) as records:
                 async for letter, record in records:
-                    if reason := _refusal(cluster, letter, last):
+                    reason = _refusal(cluster, letter, last)
+                    if not reason:
+                        reason = await _send_again(cluster, letter, record.value)
+                    if reason:
                         refused.append((letter.offset, reason))
                     else:
-                        await _send_again(cluster, letter, record.value)
                         replayed.append(letter)
                     bar(len(replayed) + len(refused))
         return replayed, sorted(refused)
@@ -183,11 +186,17 @@ def _refusal(cluster: Cluster, one: Letter, last: Mapping[tuple[str, bytes | Non
     return ""
 
 
-async def _send_again(cluster: Cluster, one: Letter, value: bytes | None) -> None:
+async def _send_again(cluster: Cluster, one: Letter, value: bytes | None) -> str:
+    """Why not; empty when it was sent."""
     value = await _original(cluster, one) if one.pointer else value
+    if isinstance(value, Unreadable):
+        return f"the original of {_name(one)} cannot be read: {value.decode()}"
+    if len(value or b"") > cluster.topics.most_bytes:
+        return f"{_name(one)} has {len(value or b'')} bytes, more than max_message_bytes and its envelope"
     kind = "generated" if one.topic == cluster.topics.designs.name else "catalog"
     headers = cloud_event(kind, str(uuid.uuid4()), (one.key or b"").decode(errors="replace"))
     await cluster.append(one.topic, [Message(one.key, value, one.partition, headers)])
+    return ""
 
 
 async def _original(cluster: Cluster, one: Letter) -> bytes | None:

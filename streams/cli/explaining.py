@@ -38,8 +38,13 @@ class Difference:
     fields: tuple[str, ...] = ()
 
     @property
+    def position(self) -> int:
+        """From where on they differ."""
+        return max(one.position for one in (self.said, self.new) if one is not None)
+
+    @property
     def either(self) -> Verdict:
-        """One that exists: they speak of the same design and position."""
+        """One that exists: they speak of the same design."""
         verdict = self.new or self.said
         assert verdict is not None  # noqa: S101 - one of the two there always is
         return verdict

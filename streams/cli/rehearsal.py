@@ -27,6 +27,7 @@ from streams.cli.screen import Screen
 from streams.cli.sending import Sender
 from streams.errors import DedupError
 from streams.events import Verdict, decode_record, decode_verdict
+from streams.kafka.client import end_fetches
 from streams.kafka.dead_letters import DeadLetter, from_record
 from streams.local import HOST, BrokerKind, Child, LocalStack, PortLease
 from streams.settings import EMBEDDED, ENV_PREFIX, Settings, load_settings
@@ -310,6 +311,7 @@ async def _listening(cluster: Cluster, screen: Screen) -> AsyncIterator[_Heard]:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
     finally:
+        await end_fetches(consumer)
         await consumer.stop()
 
 

@@ -40,7 +40,7 @@ def _difference_facts(difference: Difference) -> dict[str, Any]:
         "type": "difference",
         "reason": difference.reason.value,
         "design": either.design_id,
-        "position": either.position,
+        "position": difference.position,
         "shard": either.shard,
         "said": _outcome(difference.said),
         "new": _outcome(difference.new),
@@ -66,7 +66,7 @@ def _outcome(verdict: Verdict | None) -> dict[str, Any] | None:
 def _difference_text(difference: Difference) -> str:
     either, near = difference.either, difference.near
     sides = " -> ".join(_side(verdict) for verdict in (difference.said, difference.new))
-    text = f"{either.position:>7}  {either.design_id}  {sides}  {difference.reason}"
+    text = f"{difference.position:>7}  {either.design_id}  {sides}  {difference.reason}"
     if near is not None:
         text += f": {near.kind} {near.id} by {near.signal}"
     return text + (f" ({', '.join(difference.fields)})" if difference.fields else "")

@@ -40,7 +40,8 @@ class Said:
         """The next events, as (offset, value), in the order of the topic."""
         self._db.execute("BEGIN")
         for offset, value in events:
-            name, position = name_of(value).verdict_id, name_of(value).position
+            named = name_of(value)
+            name, position = named.verdict_id, named.position
             first = self.named(name)
             if first is None:
                 self._db.execute("INSERT INTO said VALUES (?, ?, ?, ?, 0)", (name, offset, position, value))

@@ -2,6 +2,7 @@
 here blocks and runs in the shard's thread; stage.py says when.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from streams.events import LogRecord, decode_verdict
 
 FIRST_LIMIT: Final = 16
 _MORE: Final = 4
+_EVERYTHING: Final = 1 << 60
+_DELETED_AT_ONCE: Final = 1024
 
 
 class RowsMissing(Fatal):
@@ -79,6 +82,7 @@ class Memory:
             return
         self.index.is_sure = True
         try:
+            self._collect()
             low, high = row_key(self._shard, 0), row_key(self._shard, self.head.sealed)
             for encoder in sorted(self.state.encoders()):
                 expected = self.state.rows_below(self.head.sealed, encoder, self.ending)
@@ -92,6 +96,15 @@ class Memory:
         except BaseException:
             self.index.is_sure = False
             raise
+
+    def _collect(self) -> None:
+        """Rows that wait to be collected would be counted in the place of those that are lost."""
+        garbage: defaultdict[str, list[int]] = defaultdict(list)
+        for key, encoder in self.checkpoint.garbage(_EVERYTHING):
+            garbage[encoder].append(key)
+        for encoder, keys in garbage.items():
+            for start in range(0, len(keys), _DELETED_AT_ONCE):
+                self._store.delete(encoder, keys[start : start + _DELETED_AT_ONCE])
 
     # Judging
 
@@ -129,6 +142,7 @@ class Memory:
                 with metrics.stage_seconds.labels("decide", "judge").time():
                     answer = judge(self.state, entries, hits, known, context, again)
                 if not isinstance(answer, Missing):
+                    answer.searched = search and bool(hits or again)
                     return answer
                 metrics.retry_searches.inc(len(answer.entries))
                 missing, limit = answer, limit * _MORE

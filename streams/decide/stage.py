@@ -125,11 +125,13 @@ class Shard:
                 f" ends at {end}; run `design-dedup rebuild`"
             )
 
-    async def _read_ledger(self) -> None:
+    async def _read_ledger(self) -> int:
+        """Hear what was said since it was read last; returns how many verdicts that is."""
         memory = self._memory
         said, memory.ledger_end = await self._patiently("kafka", lambda: self._ledger.since(memory.ledger_end))
         for _, value in said:
             memory.hear(value)
+        return len(said)
 
     async def _replay(self, first: int) -> None:
         """Complete the effects of the log up to `first`, from where a broken read left off."""
@@ -210,7 +212,7 @@ class Shard:
         if entries[0].record.kind == "config":
             outcome, verdicts = Outcome(count=len(entries)), list[Said]()
         else:
-            outcome, verdicts = await self._surely(self._judge, entries, replay)
+            outcome, verdicts = await self._judged(entries, replay)
         entries = entries[: outcome.count]
         if replay:
             if fresh := [said.position for said in verdicts if said.first]:
@@ -232,13 +234,25 @@ class Shard:
         for kind in ("item", "design"):
             metrics.existing.labels(self.number, kind).set(self._memory.state.counts[kind])
 
+    async def _judged(self, entries: Sequence[Entry], replay: bool) -> tuple[Outcome, list[Said]]:
+        """Another owner may have gone on and have collected rows that were to be found here. What it said stands in the
+        ledger by then, so no search is believed before the ledger was read after it, even if it leads to no verdict:
+        the other owner may have revised one."""
+        while True:
+            outcome, verdicts = await self._surely(self._judge, entries, replay)
+            if not outcome.searched or not (heard := await self._read_ledger()):
+                return outcome, verdicts
+            metrics.foreign_verdicts.inc(heard)
+
     def _judge(self, entries: Sequence[Entry], replay: bool) -> tuple[Outcome, list[Said]]:
-        outcome = self._memory.judged(entries, self._memory.said, search=not replay)
-        verdicts = self._memory.verdicts(outcome)
-        # Another owner may have collected rows that this one, without it, would have found, or rewritten a verdict.
-        if not (replay or self._memory.checkpoint.is_current()):
-            raise Superseded(f"shard {self.number} has another owner")
-        return outcome, verdicts
+        try:
+            outcome = self._memory.judged(entries, self._memory.said, search=not replay)
+            return outcome, self._memory.verdicts(outcome)
+        finally:
+            # Another owner may have collected rows that this one, without it, would have found, or rewritten a verdict:
+            # what is found is not believed then, nor what could not be understood.
+            if not (replay or self._memory.checkpoint.is_current()):
+                raise Superseded(f"shard {self.number} has another owner")
 
     async def _publish(self, verdicts: Sequence[Said]) -> None:
         values = [(said.key[1], said.value or b"") for said in verdicts]
@@ -347,12 +361,9 @@ def _measure(entries: Sequence[Entry], verdicts: Sequence[Said], outcome: Outcom
             continue
         verdict = decode_verdict(said.value or b"")
         if verdict.revises:
-            metrics.revisions.labels(verdict.verdict, metrics.capped("category", verdict.category)).inc()
+            metrics.revisions.labels(verdict.verdict, *metrics.capped("revisions", verdict.category)).inc()
             continue
-        metrics.verdicts.labels(
-            verdict.verdict,
-            metrics.capped("category", verdict.category),
-            metrics.capped("generator", verdict.generator),
-        ).inc()
+        about = metrics.capped("verdicts", verdict.category, verdict.generator)
+        metrics.verdicts.labels(verdict.verdict, *about).inc()
         metrics.verdict_seconds.observe(max(0.0, now_ms - appended[said.position]) / 1000)
         metrics.end_to_end_seconds.observe(max(0.0, now_ms - verdict.submitted_at_ms) / 1000)

@@ -148,7 +148,8 @@ class Outcome:
     """Everything that the first `count` entries of a batch change; a record that revises is a batch of its own.
 
     pictures: of each thing whose pictures are others now. rows: indexes of the entries whose pictures exist after it.
-    revived: what else exists after it. floods: (item, designs) where too many would have been revised.
+    revived: what else exists after it. floods: (item, designs) where too many would have been revised. searched: rows
+    were looked for, and what was not found counts too.
     """
 
     count: int = 0
@@ -159,6 +160,7 @@ class Outcome:
     rows: list[int] = field(default_factory=list)
     revived: list[Revived] = field(default_factory=list)
     floods: list[tuple[str, int]] = field(default_factory=list)
+    searched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

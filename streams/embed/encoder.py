@@ -2,9 +2,9 @@
 
 The log keeps vectors for ever, and Triton's health endpoints stay green when its Python process is dead or wrong. So
 every reply is checked (count, shape, finite, length one, the model's version) and the canary, a picture with a known
-answer, rides in a request at least once a second and in the first one of every connection. A reply that fails is thrown
-away whole. A server that takes long is asked whether it lives, since a connection that a network has forgotten stays
-open and silent for ever. Not for retrying (the caller does, on `Retryable`) nor for rounding to the lattice
+answer, rides in every request: one of several instances may be wrong, and for a moment only. A reply that fails is
+thrown away whole. A server that takes long is asked whether it lives, since a connection that a network has forgotten
+stays open and silent for ever. Not for retrying (the caller does, on `Retryable`) nor for rounding to the lattice
 (`streams/events.py`).
 """
 
@@ -242,7 +242,7 @@ class TritonEncoder:
         self.healthy = False
 
     async def start(self) -> None:
-        """Begin asking the canary whenever no request carries it, so that `healthy` is true of an idle worker too."""
+        """Begin asking the canary when no request has carried it, so that `healthy` is true of an idle worker too."""
         if self._probe is None and not self._closed:
             with contextlib.suppress(Retryable):
                 await self._ask_canary()
@@ -271,20 +271,16 @@ class TritonEncoder:
     async def _keep_asking(self) -> None:
         while True:
             await asyncio.sleep(self._canary_every_s)
-            if self._canary_due(self._connection):
+            connection = self._connection
+            if connection is None or time.monotonic() - connection.canary_at >= self._canary_every_s:
                 with contextlib.suppress(Retryable):
                     await self._ask_canary()
 
     async def _ask_canary(self) -> None:
         await self._request(np.empty((0, *_PICTURE), np.uint8), np.empty((0, 1), np.int32))
 
-    def _canary_due(self, connection: _Connection | None) -> bool:
-        if connection is None or not self.healthy:
-            return True
-        return time.monotonic() - connection.canary_at >= self._canary_every_s
-
     async def _request(self, pixels: Pixels, column: NDArray[np.int32]) -> Vectors:
-        """One request, with the canary as its last row when it is due (always when there are no pictures).
+        """One request, with the canary as its last row.
 
         Shape: (n, 224, 224, 3) and (n, 1) -> (n, dim).
         """
@@ -292,15 +288,14 @@ class TritonEncoder:
             raise Retryable("the encoder is closed")
         connection = self._connection = self._connection or _Connection(self._new_client(self._url))
         count, sent_at = len(pixels), time.monotonic()
-        with_canary = count == 0 or self._canary_due(connection)
-        if with_canary:
-            pixels = np.concatenate([pixels, self._canary.pixels[None]])
-            column = np.concatenate([column, np.zeros((1, 1), np.int32)])
+        # Built here and held by nobody else: a large batch is waited for long, by several requests at once.
+        inputs = _inputs(
+            np.concatenate([pixels, self._canary.pixels[None]]), np.concatenate([column, np.zeros((1, 1), np.int32)])
+        )
         connection.calls += 1
         try:
-            vectors = self._checked(await self._infer(connection, pixels, column), len(pixels))
-            if with_canary:
-                self._canary.check(vectors[-1])
+            vectors = self._checked(await self._infer(connection, inputs), count + 1)
+            self._canary.check(vectors[-1])
             if connection.wrong:
                 raise Retryable("another answer on this connection failed its check")
         except Retryable as error:
@@ -310,17 +305,11 @@ class TritonEncoder:
             connection.calls -= 1
             if connection.broken and not connection.calls:
                 await connection.client.close()
-        if with_canary:
-            connection.canary_at = max(connection.canary_at, sent_at)
-            self.healthy = not self._closed
+        connection.canary_at = max(connection.canary_at, sent_at)
+        self.healthy = not self._closed
         return vectors[:count]
 
-    async def _infer(self, connection: _Connection, pixels: Pixels, column: NDArray[np.int32]) -> Any:
-        inputs = []
-        for name, array, kind in (("pixels", pixels, "UINT8"), ("domain", column, "INT32")):
-            tensor = tritonclient.grpc.aio.InferInput(name, array.shape, kind)
-            tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
+    async def _infer(self, connection: _Connection, inputs: list[Any]) -> Any:
         call = asyncio.ensure_future(connection.client.infer(MODEL_NAME, inputs, client_timeout=self._timeout_s))
         call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # looked at, whoever gave it up
         try:
@@ -365,6 +354,15 @@ class TritonEncoder:
 
 class _NoReply(Retryable):
     """No reply came at all."""
+
+
+def _inputs(pixels: Pixels, column: NDArray[np.int32]) -> list[Any]:
+    inputs = []
+    for name, array, kind in (("pixels", pixels, "UINT8"), ("domain", column, "INT32")):
+        tensor = tritonclient.grpc.aio.InferInput(name, array.shape, kind)
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
 
 
 def _client(url: str, credentials: grpc.ChannelCredentials | None = None) -> Any:

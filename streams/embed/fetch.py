@@ -2,8 +2,9 @@
 
 References are written by strangers, so each is checked before anything is opened: scheme, every address a name resolves
 to, the real path of a file. Not for judging what the bytes are (`images.py`). The host of a reference is no dependency
-of ours: after a few tries within a bounded time the event is `Invalid`, never retried for ever. Queries and userinfo
-carry signatures and passwords, so messages show scheme, host and path only.
+of ours: after a few tries within a bounded time the event is `Invalid`, never retried for ever. But what this machine
+lacks (open files, memory) is no fault of the event: `Retryable`. Queries and userinfo carry signatures and passwords,
+so messages show scheme, host and path only.
 """
 
 import asyncio
@@ -14,9 +15,10 @@ import socket
 import ssl
 import stat
 from collections.abc import AsyncIterable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final
@@ -28,7 +30,7 @@ import obstore
 from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import GCSStore, S3Store
 
-from streams.errors import Invalid
+from streams.errors import Invalid, Retryable
 
 _SCHEMES: Final = frozenset({"https", "http", "file", "s3", "gs"})
 _WEB: Final = frozenset({"https", "http"})
@@ -41,8 +43,10 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _GONE: Final = frozenset({404, 410})
 _TEMPORARY: Final = frozenset({408, 425, 429})
 _NO_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
+_LACKING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _FIRST_PAUSE_S: Final = 0.1
 _MAX_ADDRESSES: Final = 4
+_NAMES_AT_ONCE: Final = 64
 _READ_BYTES: Final = 8192
 _MAX_PIECES: Final = 65_536
 
@@ -103,16 +107,17 @@ class Fetcher:
         self._stores = lru_cache(maxsize=32)(self._open_store)
         # httpcore, the engine of httpx, because it does nothing unasked: no proxies from the environment, no redirects,
         # no cookies, no decompression; and it takes the connection from our backend.
+        self._backend = _CheckedBackend(policy.allow_private_hosts)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
             max_connections=None,  # the caller bounds how many fetches run
             max_keepalive_connections=20,
             keepalive_expiry=5.0,
-            network_backend=_CheckedBackend(policy.allow_private_hosts),
+            network_backend=self._backend,
         )
 
     async def fetch(self, uri: str) -> bytes:
-        """The bytes behind `uri`, or `Invalid` with the reason."""
+        """The bytes behind `uri`, or `Invalid` with the reason; `Retryable` when this machine lacks files or memory."""
         scheme = self._scheme_of(uri)
         try:
             async with asyncio.timeout(self._limits.timeout_s):
@@ -127,6 +132,7 @@ class Fetcher:
     async def close(self) -> None:
         """Close idle connections. No fetch may be under way."""
         await self._pool.aclose()
+        self._backend.close()
 
     def _scheme_of(self, uri: str) -> str:
         match = _SCHEME.match(uri)
@@ -157,6 +163,7 @@ class Fetcher:
                     url = self._redirected(url, answer)
             # OSError: damaged TLS records come through httpcore and anyio as they are.
             except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+                _refuse_to_blame(error)
                 raise _Temporary("unreachable", f"{_shown(url)}: {type(error).__name__}") from error
         raise Invalid("too_many_redirects", f"{_shown(url)}: more than {self._limits.max_redirects} redirects")
 
@@ -193,6 +200,7 @@ class Fetcher:
         except InvalidPathError:
             raise Invalid("bad_uri", f"{shown}: not a valid key") from None
         except (BaseError, OSError, ValueError) as error:  # their texts hold whole URLs, so only the kind is told
+            _refuse_to_blame(error)
             raise Invalid("unreachable", f"{shown}: {type(error).__name__}") from None
 
     def _open_store(self, scheme: str, bucket: str) -> S3Store | GCSStore:
@@ -229,6 +237,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
     def __init__(self, exempt: frozenset[str]) -> None:
         self._exempt = exempt
+        # Of their own, since a name server that never answers keeps its thread after everybody has given up: the event
+        # loop's few threads resolve the broker's name too.
+        self._resolvers = ThreadPoolExecutor(_NAMES_AT_ONCE, thread_name_prefix="resolve")
         self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -239,7 +250,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        addresses = await _resolve(host, port, timeout)
+        addresses = await self._resolve(host, port, timeout)
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if shown not in self._exempt and not all(map(is_public, addresses)):
             raise Invalid("address_refused", f"{shown}: has an address that is not public")
@@ -252,8 +263,25 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
                 continue
         return _Stream(await self._network.connect_tcp(addresses[-1], port, share, local_address, socket_options))
 
+    async def _resolve(self, host: str, port: int, timeout: float | None) -> list[str]:
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            async with asyncio.timeout(timeout):
+                found = await asyncio.get_running_loop().run_in_executor(self._resolvers, ask)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout("name resolution") from None
+        except UnicodeError:
+            raise Invalid("bad_uri", "not a valid host name") from None
+        except OSError as error:
+            raise httpcore.ConnectError("name resolution") from error
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def close(self) -> None:
+        """Let go of the threads; names that are still asked for are given up."""
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
 
 
 class _Stream(httpcore.AsyncNetworkStream):
@@ -279,19 +307,6 @@ class _Stream(httpcore.AsyncNetworkStream):
             raise
 
 
-async def _resolve(host: str, port: int, timeout: float | None) -> list[str]:
-    try:
-        async with asyncio.timeout(timeout):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError:
-        raise httpcore.ConnectTimeout("name resolution") from None
-    except UnicodeError:
-        raise Invalid("bad_uri", "not a valid host name") from None
-    except OSError as error:
-        raise httpcore.ConnectError("name resolution") from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 def is_public(address: str) -> bool:
     """Whether an address may be reached from a reference: globally routable, and so is an IPv4 one it embeds."""
     ip = ip_address(address.partition("%")[0])
@@ -308,12 +323,13 @@ def is_public(address: str) -> bool:
 def _parsed(text: str, schemes: frozenset[str], base: httpx.URL | None = None) -> httpx.URL:
     try:
         url = httpx.URL(text) if base is None else base.join(text)
+        host = url.raw_host  # of a literal address httpx checks nothing when it parses
     except (httpx.InvalidURL, ValueError):  # the texts of these errors quote what may be a secret
         raise Invalid("bad_uri", "a web address that cannot be parsed") from None
     if url.scheme not in schemes:
         raise Invalid("scheme_not_allowed", f"a redirect may only lead to {', '.join(sorted(schemes))}")
     port = 80 if url.port is None else url.port
-    if not _HOST.fullmatch(url.raw_host) or url.userinfo or not 0 < port < 1 << 16:
+    if not _HOST.fullmatch(host) or url.userinfo or not 0 < port < 1 << 16:
         raise Invalid("bad_uri", "a web address needs a valid host and port, and no credentials")
     return url
 
@@ -324,6 +340,15 @@ def _shown(url: httpx.URL) -> str:
 
 def _header(answer: httpcore.Response, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in answer.headers if key.lower() == name), "")
+
+
+def _refuse_to_blame(error: BaseException) -> None:
+    """Retryable when it is this machine that lacks something, however wrapped."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _LACKING:
+            raise Retryable(f"this machine lacks something: {os.strerror(seen.errno)}") from None
+        seen = seen.__cause__ or seen.__context__
 
 
 def _read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
@@ -345,7 +370,10 @@ def _read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
                 data = file.read(max_bytes + 1)
         finally:
             os.close(descriptor)
+    except RecursionError:
+        raise Invalid("not_found", f"{shown}: too many links") from None
     except OSError as error:
+        _refuse_to_blame(error)
         reason = "not_found" if error.errno in _NO_FILE else "unreachable"
         raise Invalid(reason, f"{shown}: {error.strerror}") from None
     if len(data) > max_bytes:

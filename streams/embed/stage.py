@@ -25,6 +25,7 @@ from streams.events import (
     Image,
     LogRecord,
     Picture,
+    Unreadable,
     decode_design,
     decode_key,
     decode_update,
@@ -107,6 +108,8 @@ class EmbedStage:
 
     async def _read(self, event: SourceEvent, version: str) -> tuple[LogRecord, list[Seen]] | Invalid:
         try:
+            if isinstance(event.value, Unreadable):
+                raise Invalid("unreadable", event.value.decode())
             name = decode_key(event.key)
             if event.value is None:
                 return _tombstone(event, name), []
@@ -128,7 +131,10 @@ class EmbedStage:
     async def _see(self, image: Image, domain: Domain, version: str) -> Seen:
         async with self._fetches:
             try:
-                data = image.data if image.data is not None else await self._fetcher.fetch(image.uri or "")
+                data = image.data
+                if data is None:
+                    uri = image.uri or ""
+                    data = await patiently("embed", "files", lambda: self._fetcher.fetch(uri))
                 known = self._cache.get((hashlib.sha256(data).digest(), domain, version))
                 if known:
                     return Seen(None, known)

@@ -13,8 +13,8 @@ from streams.decide.stage import Shard
 from streams.decide.things import Entry
 from streams.embed.stage import EmbedStage, SourceEvent
 from streams.errors import Fatal, Invalid
-from streams.events import LogRecord, encode_record
-from streams.kafka.dead_letters import Flood, FloodGate, flood_message, to_message
+from streams.events import LogRecord, Unreadable, encode_record
+from streams.kafka.dead_letters import MESSAGE_CHARS, Flood, FloodGate, flood_message, to_message
 from streams.kafka.delivery import DeliveryApp, Stale
 from streams.kafka.ports import entry_of
 from streams.kafka.producer import Message, Producer
@@ -48,7 +48,8 @@ class EmbedWork:
 
     async def prepare(self, events: Sequence[Any]) -> list[tuple[SourceEvent, LogRecord | Invalid]]:
         """Records, or reasons, of a batch; several batches may be on their way."""
-        sources = [_source_event(self._kind, event.message) for event in events]
+        most = self._topics.most_bytes
+        sources = [_source_event(self._kind, event.message, most) for event in events]
         metrics.batch_size.labels("embed").observe(len(sources))
         return list(zip(sources, await self._stage.embed(sources), strict=True))
 
@@ -79,8 +80,9 @@ class EmbedWork:
             topic = source.source.rpartition("/")[0]
             if isinstance(answer, Invalid):
                 metrics.dead_letters.labels(topic, answer.reason).inc()
+                error = str(answer)[:MESSAGE_CHARS]
                 _log.warning(
-                    "dead letter", source=source.source, offset=source.offset, reason=answer.reason, error=str(answer)
+                    "dead letter", source=source.source, offset=source.offset, reason=answer.reason, error=error
                 )
             else:
                 metrics.events.labels(topic, answer.kind).inc()
@@ -91,14 +93,19 @@ class EmbedWork:
         return (self._shards[record.tenant],) if record.pictures else tuple(self._shards.values())
 
 
-def _source_event(kind: Literal["design", "item"], message: Any) -> SourceEvent:
+def _source_event(kind: Literal["design", "item"], message: Any, max_bytes: int) -> SourceEvent:
+    value = message.value
+    if value is not None and len(value) > max_bytes:  # the broker measures it compressed
+        value = Unreadable(
+            f"{len(value)} bytes, more than the {max_bytes} that max_message_bytes allows with its envelope".encode()
+        )
     return SourceEvent(
         kind=kind,
         source=f"{message.topic}/{message.partition}",
         offset=message.offset,
         timestamp_ms=int(message.timestamp * 1000),
         key=message.key,
-        value=message.value,
+        value=value,
     )
 
 
@@ -141,7 +148,8 @@ class DecideWork:
             if not self._app.is_current(event):
                 raise Stale
             try:
-                shard = await self.own(number, self._committed().get(number, entries[0].position))
+                first = self._committed().get(number, entries[0].position)
+                shard = await self.own(number, first, event.message.generation_id)
                 await shard.process(entries)
                 return
             except Superseded as error:
@@ -149,13 +157,15 @@ class DecideWork:
                 self._generations.pop(number, None)
         raise Superseded(f"shard {number} was taken up {_TAKEOVERS} times and another owner wrote each time")
 
-    async def own(self, number: int, first: int) -> Shard:
-        """The shard, taken over in this generation and decided up to `first`."""
+    async def own(self, number: int, first: int, generation: int) -> Shard:
+        """The shard, taken over in this generation and decided up to `first`, the position that it delivers next. Stale
+        when there is another one by now, which may deliver a later one."""
         async with self._taking.setdefault(number, asyncio.Lock()):
+            if generation != self._app.consumer_generation_id:
+                raise Stale
             shard = self._shards.get(number)
             if shard is None:
                 shard = self._shards[number] = self._make(number)
-            generation = self._app.consumer_generation_id
             if self._generations.get(number) != generation:
                 await shard.take_over(self._log_ids[number], first)
                 await self._check_sources(shard)
@@ -183,13 +193,15 @@ class DecideWork:
     async def tend(self) -> None:
         """To be called every second or so: take over what was assigned and is quiet, let go of what was revoked, seal
         what has waited long enough."""
-        mine = self._committed()
+        mine, generation = self._committed(), self._app.consumer_generation_id
         for number, first in mine.items():
             try:
-                shard = await self.own(number, first)
+                shard = await self.own(number, first, generation)
                 await shard.idle()
             except Superseded:
                 self._generations.pop(number, None)
+            except Stale:
+                return
         for number in set(self._shards) - set(mine):
             if self._app.gate.is_set():
                 async with self._taking[number]:
@@ -208,8 +220,7 @@ class DecideWork:
 
     async def close(self) -> None:
         """Let go of every shard."""
-        for shard in self._shards.values():
-            await shard.close()
+        await asyncio.gather(*(shard.close() for shard in self._shards.values()))  # each may wait for a store
         self._shards.clear()
 
 

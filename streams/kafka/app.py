@@ -26,9 +26,10 @@ from streams.kafka.access import faust_credentials, raise_if_refused
 from streams.kafka.agents import DecideWork, EmbedWork
 from streams.kafka.dead_letters import FloodGate, Markers
 from streams.kafka.delivery import DeliveryApp, Flow, Work, pump
+from streams.kafka.partition import Ends, committed_offsets, high_watermark, read_to_end
 from streams.kafka.ports import KafkaLedger, KafkaLog
 from streams.kafka.producer import Message, Producer
-from streams.kafka.topics import committed_offsets, create_topics, high_watermark, read_to_end, topics_of
+from streams.kafka.topics import create_topics, topics_of
 from streams.retry import patiently
 from streams.settings import Settings
 from streams.transport import kafka_security, milvus_options, refuse_distrusted, triton_credentials
@@ -81,6 +82,7 @@ class Worker:
         self._security: Mapping[str, Any] = kafka_security(settings)
         self._milvus_options = milvus_options(settings)
         self._producer = Producer(settings.kafka_bootstrap, settings.max_message_bytes, self._security)
+        self._ends = Ends(settings.kafka_bootstrap, self._security)
         self._apps: list[DeliveryApp] = []
         self._running: list[DeliveryApp] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,6 +92,7 @@ class Worker:
         self._started = False
         self._open = contextlib.AsyncExitStack()
         self._open.push_async_callback(self._producer.close)
+        self._open.push_async_callback(self._ends.close)
         self._last_moved: dict[str, float] = {}
         self._backlog: dict[str, int] = {}
 
@@ -107,13 +110,12 @@ class Worker:
         self._open.push_async_callback(self.encoder.close)
         self.embed_stage = make_embed_stage(settings, self.encoder)
         self._open.push_async_callback(self.embed_stage.close)
-        mine: set[str] = set()
         if self._stage != "decide":
             await self._patiently("encoder", self.encoder.start)
+            await self._refuse_old_group()
             ends_now = await self._catalog_ends()
             for shard in range(self._topics.shards):
                 log_id = uuid.uuid4().hex[:16]
-                mine.add(log_id)
                 config = LogRecord(
                     kind="config", policy=policy, encoder=self.encoder.version, log_id=log_id, catalog_ends=ends_now
                 )
@@ -124,8 +126,6 @@ class Worker:
         for shard in range(self._topics.shards):
             first = await self._first_record(shard)
             self._log_ids[shard], ends = first.log_id, first.catalog_ends
-            if first.log_id in mine:
-                await self._patiently("kafka", self._check_group_is_new)
         apps: list[DeliveryApp] = []
         if self._stage != "decide":
             apps += await self._embed_apps(ends)
@@ -192,6 +192,18 @@ class Worker:
         while (entry := await self._patiently("kafka", log.first)) is None:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(_POLL_S)
         return entry.record
+
+    async def _refuse_old_group(self) -> None:
+        """Before anything stands in a new log: the next start would take it for an old one. A shard that is added later
+        has a new log under an old group, and what it lacks was never its own."""
+        log = self._kafka_log(0)
+        if await self._patiently("kafka", log.first) is not None:
+            return
+        try:
+            await self._patiently("kafka", self._check_group_is_new)
+        except Fatal:
+            if await self._patiently("kafka", log.first) is None:  # else another worker has made it meanwhile
+                raise
 
     async def _check_group_is_new(self) -> None:
         """A log that was made just now, under a group that has read the catalogue before: that would be missing in it
@@ -268,7 +280,9 @@ class Worker:
             )
 
         def shard(number: int) -> Shard:
-            ledger = KafkaLedger(settings.kafka_bootstrap, self._topics, number, self._producer, self._security)
+            ledger = KafkaLedger(
+                settings.kafka_bootstrap, self._topics, number, self._producer, self._ends, self._security
+            )
             return Shard(number, options, store, ledger, self._kafka_log(number))
 
         async def source_end(topic: str, partition: int) -> int:
@@ -367,6 +381,7 @@ class Worker:
             reasons.append("the encoder is down or answers wrongly")
         if self._stage != "decide" and not self._ready.is_set():
             reasons.append("the catalogue has not been read yet")
+        reasons += [f"group {app.conf.id} waits for its partitions" for app in self._running if not app.gate.is_set()]
         if self._decide is not None:
             reasons += [f"shard {number} is being taken over" for number in self._decide.awaited()]
         for app in self._apps:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from streams.errors import Fatal, Invalid
+from streams.events import Unreadable
 from streams.kafka.producer import Message
 
 if TYPE_CHECKING:  # the command line reads dead letters, and an encoder takes long to import
@@ -30,7 +31,9 @@ RESUME: Final = "dedup-resume"
 FLOOD: Final = "dedup-flood"
 FLOOD_ENDS: Final = "dedup-flood-ends"
 POINTER: Final = "dedup-pointer"
-_MESSAGE_CHARS: Final = 1000
+MESSAGE_CHARS: Final = 1000
+MOST_KEY_BYTES: Final = 1024
+"""Of an id: 256 characters of four bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class DeadLetter:
 
 
 def to_message(event: "SourceEvent", error: Invalid, max_bytes: int) -> Message:
-    """The dead letter of an event; above `max_bytes` of value it only points to the original."""
+    """The dead letter of an event; above `max_bytes` of value, or without one that can be read, it only points to the
+    original. A key that is longer than that of any id stays there too, or the letter could be too large to be sent."""
     topic, _, partition = event.source.rpartition("/")
     headers = {
         TOPIC: topic.encode(),
@@ -56,13 +60,17 @@ def to_message(event: "SourceEvent", error: Invalid, max_bytes: int) -> Message:
         OFFSET: str(event.offset).encode(),
         TIMESTAMP: str(event.timestamp_ms).encode(),
         CLASS: f"{type(error).__module__}.{type(error).__qualname__}".encode(),
-        MESSAGE: str(error)[:_MESSAGE_CHARS].encode(errors="replace"),
+        MESSAGE: str(error)[:MESSAGE_CHARS].encode(errors="replace"),
         REASON: error.reason.encode(),
     }
-    value = event.value
-    if value is not None and len(value) > max_bytes:
+    key, value = event.key, event.value
+    if key is not None and len(key) > MOST_KEY_BYTES:
+        key = None
+    if value is not None and (len(value) > max_bytes or isinstance(value, Unreadable)):
         headers[POINTER], value = b"true", None
-    return Message(event.key, value, 0, headers)
+    if key is None and value is None:  # aiokafka sends no record without both
+        headers[POINTER], value = b"true", b""
+    return Message(key, value, 0, headers)
 
 
 def from_record(record: Any) -> DeadLetter | None:

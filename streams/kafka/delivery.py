@@ -7,14 +7,20 @@ What stock Faust 0.15.3 does wrong, and what stands here instead (infra/adr/0002
 * acknowledgements out of order let a commit pass an unfinished message: batches are finished and acknowledged in order
 * a revoked partition's acknowledgements are forgotten before they are committed: commit first
 * a fetch waits 1,500 ms for data: 20 ms, or 250 ms for a topic on which nothing has come for a second
-* back-pressure sleeps a whole second: 20 ms
+* back-pressure sleeps a whole second, and counts messages, however large: 20 ms, and bytes too
 * after a rebalance it hands out messages before it has gone back to the committed offsets, and then the same again:
   nothing is prepared before it has, and what was seen in this generation is passed over (infra/adr/0010)
 * an answer is waited for 30 s, on a connection that a network has forgotten too: 5 s, but for joining a group (0012)
+* a hole after offset 0 is not noticed, and nothing beyond it is committed: `pass_over`
+* a batch that a stranger made may end every worker: batches are read by `Batches` (0016)
+* a stop while a fetch waits to be tried again ends the consumer's thread in silence: fetches are ended first (0014)
+
+And what the embedded broker does wrong: a group can follow a leader that has left, for ever (infra/adr/0013).
 """
 
 import asyncio
 import contextlib
+import copy
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +30,16 @@ import faust
 import structlog
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
-from aiokafka.errors import RequestTimedOutError
+from aiokafka.errors import RebalanceInProgressError, RequestTimedOutError
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 from faust.transport.drivers import aiokafka as driver
 
+from streams.kafka.batches import read_safely
+from streams.kafka.client import end_fetches
+
 _log = structlog.get_logger(__name__)
+
+read_safely()
 
 P = TypeVar("P")
 
@@ -38,6 +49,9 @@ _IDLE_AFTER_S: Final = 1.0
 _REVOKE_GRACE_S: Final = 2.0
 _PAUSED_S: Final = 0.02
 _ANSWER_S: Final = 5.0
+_HELD_BYTES: Final = 64 << 20
+"""Of one topic, over what a single answer may bring."""
+_FORGOTTEN_S: Final = 10.0
 _YOUNG_S: Final = 60.0
 """Kafka never compacts the segment it writes to; a hole right before a message this young is looked into."""
 
@@ -47,7 +61,13 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
         _expect_answers(consumer._client)
+        outlive_leaders(consumer._client)
         return consumer
+
+    async def on_thread_stop(self) -> None:
+        if self._consumer is not None:
+            await end_fetches(self._consumer)
+        await super().on_thread_stop()
 
 
 def _expect_answers(client: Any) -> None:
@@ -68,7 +88,45 @@ def _expect_answers(client: Any) -> None:
     client.send = send_or_give_up
 
 
+def outlive_leaders(client: Any) -> None:
+    """Depose a leader that has left while another member was joining. Tansu 0.6.0 keeps it, every member follows it,
+    and none is given its partitions.
+
+    Tansu forgets a leader that is a member and falls silent. So a follower that was sent back twice under one leader of
+    one generation makes it a member again, in whose name nobody speaks. To a leader that is only slow this does
+    nothing, and Kafka never comes here: there every time a group forms is a generation of its own.
+    """
+    send = client.send
+    joining: JoinGroupRequest | None = None
+    following: tuple[int, str] | None = None
+    sent_back: tuple[int, str] | None = None
+
+    async def send_and_depose(node_id: Any, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
+        nonlocal joining, following, sent_back
+        answer = await send(node_id, request, group=group)
+        if isinstance(request, JoinGroupRequest) and not answer.error_code:
+            joining, following = request, (answer.generation_id, answer.leader_id)
+        elif isinstance(request, SyncGroupRequest) and answer.error_code == RebalanceInProgressError.errno:
+            if following is not None and following == sent_back and following[1] != request._member_id:
+                _log.warning("the group follows a leader that is gone: deposing it", group=request._group)
+                claim = copy.copy(joining)
+                claim._member_id = following[1]  # type: ignore[union-attr]
+                await send(node_id, claim, group=group)
+                following = None
+            sent_back = following
+        return answer
+
+    client.send = send_and_depose
+
+
 class _Consumer(driver.Consumer):  # type: ignore[misc]
+    def __init__(self, transport: Any, callback: Callable[[Any], Awaitable[None]], *args: Any, **options: Any) -> None:
+        async def hand_out(message: Any) -> None:
+            transport.app.took_in(message)
+            await callback(message)
+
+        super().__init__(transport, hand_out, *args, **options)
+
     _assigned_in: int | None = None
     _sought_in: int | None = None
     """The generation of the last assignment, and that in which positions were last set to the committed offsets."""
@@ -77,7 +135,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
     async def _wait_next_records(self, timeout: float) -> Any:
-        if self.flow_active and not self.app.client_only and not self._get_active_partitions():
+        waits = self.app.is_full or not self._get_active_partitions()
+        if self.flow_active and not self.app.client_only and waits:
             await asyncio.sleep(_PAUSED_S)
             return {}, set()
         answer = await super()._wait_next_records(min(timeout, _IDLE_AFTER_S))
@@ -113,7 +172,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def perform_seek(self) -> None:
         generation = self.app.consumer_generation_id
         await super().perform_seek()
-        self._sought_in = generation
+        self._sought_in = max(generation, -1 if self._sought_in is None else self._sought_in)
         self._open_gate()
 
     def _open_gate(self, *, is_sought: bool = False) -> None:
@@ -146,6 +205,9 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
         self._stop_grace_s = stop_grace_s
         self._in_flight = 0
         self._landed = asyncio.Event()
+        self._held_in = -1
+        self._held_bytes = self._held = 0
+        self._full_since = 0.0
 
     def _new_transport(self) -> Any:
         transport = super()._new_transport()
@@ -174,12 +236,54 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
         }
 
     def lag(self) -> dict[str, int]:
-        """Records not acknowledged yet, by topic, over the partitions this worker has."""
+        """Records not acknowledged yet, by topic, over the partitions this worker has. Offsets that hold no record (any
+        more) are none: when everything that came was dealt with, and reading has reached the end, nothing is left."""
         lags: dict[str, int] = {}
         for (topic, partition), committed in self.assigned().items():
-            end = self._consumer.highwater(driver.TP(topic, partition)) or 0
-            lags[topic] = lags.get(topic, 0) + max(0, end - (committed or 0))
+            tp = driver.TP(topic, partition)
+            end = self._consumer.highwater(tp) or 0
+            left = max(0, end - (committed or 0))
+            holds = self._held > 0 and self._held_in == self.consumer_generation_id
+            if left and not holds and self._reads_from(tp) >= end:
+                left = 0
+            lags[topic] = lags.get(topic, 0) + left
         return lags
+
+    def _reads_from(self, tp: Any) -> int:
+        """The offset that is fetched next; -1 while none is known."""
+        subscription = self._consumer._thread._consumer._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        state = assignment.state_value(tp) if assignment is not None else None
+        return int(state.position) if state is not None and state.has_valid_position else -1
+
+    def pass_over(self, topic: str, partition: int, low: int, high: int) -> None:
+        """The offsets in between hold no message of their own. Faust finds such holes itself, but not the one after
+        offset 0, and then commits no offset beyond it until the next rebalance."""
+        self._consumer._gap[driver.TP(topic, partition)].addi(low, high)
+
+    def took_in(self, message: Any) -> None:
+        """A message was handed out. Faust counts messages, and may forget those of earlier generations."""
+        if message.generation_id != self._held_in:
+            self._held_in, self._held_bytes, self._held = message.generation_id, 0, 0
+        self._held_bytes += size_of(message)
+        self._held += 1
+
+    def let_go(self, message: Any) -> None:
+        """It was dealt with, or given up."""
+        if message.generation_id == self._held_in:
+            self._held_bytes -= size_of(message)
+            self._held -= 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits here that no more should be fetched, however few messages that are. Not for ever when
+        nothing is worked on: should Faust forget messages of this generation too, nobody would let them go."""
+        if self._held_bytes <= _HELD_BYTES or self._held_in != self.consumer_generation_id or self._in_flight:
+            self._full_since = time.monotonic()
+        elif time.monotonic() - self._full_since > _FORGOTTEN_S:
+            _log.warning("messages were forgotten", count=self._held, size_bytes=self._held_bytes)
+            self._held_bytes = self._held = 0
+        return self._held_bytes > _HELD_BYTES and self._held_in == self.consumer_generation_id
 
     @property
     def is_busy(self) -> bool:
@@ -215,6 +319,11 @@ class DeliveryApp(faust.App):  # type: ignore[misc]
                 await self.drain(self._stop_grace_s)
                 await consumer.commit()
         await super().on_stop()
+
+
+def size_of(message: Any) -> int:
+    """Bytes of a message's key and value."""
+    return len(message.key or b"") + len(message.value or b"")
 
 
 class Stale(Exception):
@@ -351,6 +460,8 @@ class _Pump(Generic[P]):
                 expected = self._app.assigned().get((message.topic, message.partition), message.offset) or 0
             if message.offset < expected:
                 continue
+            if message.offset > expected:
+                self._app.pass_over(message.topic, message.partition, expected, message.offset)
             if message.offset > expected and not self._may_be_compacted(message):
                 missed = await self._read_again(message.partition, expected, message.offset)
                 _log.warning("offsets were passed over", topic=message.topic, low=expected, found=len(missed))
@@ -394,5 +505,7 @@ class _Pump(Generic[P]):
                     await self._work.finish(batch.whole, await batch.preparing)
                 for event in batch.arrived:
                     await self._stream.ack(event)
+            for event in batch.arrived:
+                self._app.let_go(event.message)
             self._slots.release()
             self._app.landed()

@@ -6,8 +6,9 @@ from typing import Any, Final
 from streams.decide.things import Entry, name_of
 from streams.errors import Fatal
 from streams.events import decode_record
+from streams.kafka.partition import Ends, high_watermark, read_to_end
 from streams.kafka.producer import Message, Producer, cloud_event
-from streams.kafka.topics import Topics, high_watermark, read_to_end
+from streams.kafka.topics import Topics
 
 _SLICE: Final = 2048
 
@@ -53,14 +54,18 @@ class KafkaLedger:
     """`designs.verdicts` of one shard."""
 
     def __init__(
-        self, bootstrap: str, topics: Topics, shard: int, producer: Producer, security: Mapping[str, Any]
+        self, bootstrap: str, topics: Topics, shard: int, producer: Producer, ends: Ends, security: Mapping[str, Any]
     ) -> None:
         self._where = (bootstrap, topics.verdicts.name, shard)
         self._producer = producer
+        self._ends = ends
         self._security = security
 
     async def since(self, offset: int) -> tuple[list[tuple[int, bytes]], int]:
-        """(offset, value) of every verdict from `offset` on, and the offset after the last one."""
+        """(offset, value) of every verdict from `offset` on, and the offset after the last one. Cheap when none is."""
+        _, topic, shard = self._where
+        if await self._ends.of(topic, shard, offset) == offset:
+            return [], offset
         said = [
             (record.offset, record.value) async for record in read_to_end(*self._where, offset, security=self._security)
         ]

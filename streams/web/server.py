@@ -70,6 +70,10 @@ class WebOptions:
     tls: ssl.SSLContext | None = None
 
 
+_MOST_CONNECTIONS: Final = 100
+_HANDSHAKE_S: Final = 5.0
+
+
 class _Refused(Exception):
     """A request that ends with this status and reason."""
 
@@ -85,6 +89,7 @@ class WebServer:
         self._service = service
         self._options = options
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
         self._checks = asyncio.Semaphore(options.checks_at_once)
 
     def application(self) -> web.Application:
@@ -118,25 +123,45 @@ class WebServer:
         self._runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=2)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, options.host, options.port, ssl_context=options.tls).start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._accept, options.host, options.port, ssl=options.tls,
+                ssl_handshake_timeout=None if options.tls is None else _HANDSHAKE_S,
+            )  # fmt: skip
         except OSError as error:
             await self.stop()
             raise Fatal(
                 f"cannot listen on {options.host}:{options.port} (web_host, web_port): {os.strerror(error.errno or 0)};"
                 " does another worker run there?"
             ) from error
-        host, port = self._runner.addresses[0][:2]
+        host, port = self._listening.sockets[0].getsockname()[:2]
         scheme = "http" if options.tls is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def stop(self) -> None:
         """Let requests under way finish, for two seconds, and close the socket."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
+    def _accept(self) -> asyncio.Protocol:
+        """A new connection; above a number the oldest one has to go. Connecting needs no token, and each takes an open
+        file, of which the rest of the worker needs some."""
+        assert self._runner is not None  # noqa: S101 - it is closed after the socket
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - as it was set up
+        if len(server.connections) >= _MOST_CONNECTIONS:
+            server.connections[0].force_close()
+        handler: asyncio.Protocol = server()
+        return handler
+
     @web.middleware
     async def _ask_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not self._options.token and not _is_loopback(request.url.host or ""):
+            # A page in a browser of this machine may ask by a name of its own that leads here (DNS rebinding).
+            raise _Refused(403, "forbidden_host", "without a web_token this answers to loopback addresses only")
         resource = request.match_info.route.resource
         if (resource is None or resource.canonical not in _OPEN) and not self._knows_token(request):
             raise _Refused(401, "unauthorized", "this needs the worker's web_token", _CHALLENGE)
