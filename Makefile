@@ -14,10 +14,13 @@ TRITON := .venv-triton/installed-$(call checksum,$(LOCKS)/triton.txt)
 TEST := .venv-test/installed-$(call checksum,$(LOCKS)/test.txt $(LOCKS)/torch.txt $(LOCKS)/broker.txt pyproject.toml)
 
 # Tests wait for servers most of the time. Each process starts servers of its own, about 2 GB together.
-JOBS ?= 2
+JOBS ?= 3
 
 # ONNX Runtime reports its use to its maker unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
+# A machine may say that Python writes no bytecode. Then every worker and every command would compile all that it imports
+# (3 s of CPU instead of 1), and the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 SHELL := /bin/sh
 # Environments are installed side by side. Bytecode comes at the first use (Triton's server writes none, so not there).
 MAKEFLAGS += --no-print-directory -j3

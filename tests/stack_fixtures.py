@@ -88,6 +88,15 @@ def full_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]
         yield stack
 
 
+@pytest.fixture(params=["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])
+def bootstrap(request: pytest.FixtureRequest, full_stack: LocalStack) -> str:
+    """Each broker in turn, beside the same Triton and Milvus Lite."""
+    if request.param == "tansu":
+        return full_stack.endpoints.kafka
+    kafka: LocalStack = request.getfixturevalue("kafka")
+    return kafka.endpoints.kafka
+
+
 @pytest.fixture
 def prefix() -> str:
     """A topic prefix that no other test has."""

@@ -60,6 +60,8 @@ def test_what_fits_together(values: Mapping[str, Any]) -> None:
         ({"milvus_server_name": "milvus"}, "milvus_server_name without an https:// milvus_uri"),
         ({"milvus_uri": "http://root:very-secret@milvus:19530"}, "milvus_uri must hold no password; see milvus_token"),
         ({"worker_url": "http://any:very-secret@worker"}, "worker_url must hold no password; see web_token"),
+        ({"kafka_bootstrap": "a:9092,u:very-secret@b:9092"}, "kafka_bootstrap must hold no password"),
+        ({"triton_url": "u:very-secret@triton:8001"}, "triton_url must hold no password"),
         ({"worker_ca_file": "ca.pem"}, "worker_ca_file without an https:// worker_url"),
         ({"web_cert_file": "cert.pem"}, "web_cert_file and web_key_file: give both or none"),
         ({"web_token": "short"}, "web_token: at least 16 characters"),

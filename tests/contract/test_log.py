@@ -10,6 +10,7 @@ from streams.decide.stage import Ledger, Log
 from streams.decide.things import Entry
 from streams.errors import Fatal, Retryable
 from streams.events import LogRecord, Policy, Verdict, encode_event, encode_record
+from streams.kafka.partition import Ends
 from streams.kafka.ports import KafkaLedger, KafkaLog
 from streams.kafka.producer import Message, Producer
 from streams.kafka.topics import Topics, create_topics
@@ -54,16 +55,17 @@ async def where(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[Br
     stack: LocalStack = request.getfixturevalue(request.param)
     bootstrap = stack.endpoints.kafka
     await create_topics(bootstrap, topics)
-    producer = Producer(bootstrap, 1 << 20, {})
+    producer, ends = Producer(bootstrap, 1 << 20, {}), Ends(bootstrap)
     try:
         yield Broker(
             [KafkaLog(bootstrap, topics, shard, {}) for shard in range(SHARDS)],
-            [KafkaLedger(bootstrap, topics, shard, producer, {}) for shard in range(SHARDS)],
+            [KafkaLedger(bootstrap, topics, shard, producer, ends, {}) for shard in range(SHARDS)],
             producer,
             topics,
         )
     finally:
         await producer.close()
+        await ends.close()
 
 
 def items(count: int) -> list[LogRecord]:

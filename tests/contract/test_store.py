@@ -13,21 +13,43 @@ from streams.decide.things import row_key
 from streams.errors import Retryable
 from streams.events import UNIT, lattice
 from streams.local import LocalStack
+from streams.settings import load_settings
+from streams.transport import milvus_options
+from tests.standalone_milvus import settings_of_it
 
 DIM = 16
 Make = Callable[..., Store]
 
 
-@pytest.fixture(params=["memory", pytest.param("milvus", marks=pytest.mark.stack)])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+STORES = ["standalone"] if settings_of_it() else ["memory", pytest.param("milvus", marks=pytest.mark.stack)]
+
+
+@pytest.fixture(params=STORES)
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """A maker of clients of one log's rows; another name is another log."""
+    patience_s = 30.0  # how patient a worker is, is not asked here
+    monkeypatch.setattr("streams.decide.store._FIRST_S", patience_s)
     logs: dict[str, MemoryStore] = {}
     made: list[Store] = []
     own = uuid.uuid4().hex[:8]
-    address = request.getfixturevalue("milvus").endpoints.milvus if request.param == "milvus" else ""
+    match request.param:
+        case "memory":
+            values = {}
+        case "milvus":
+            values = {"milvus_uri": request.getfixturevalue("milvus").endpoints.milvus}
+        case _:
+            values = settings_of_it()
+    settings = load_settings(**values)
 
     def make_one(log: str = "") -> Store:
-        store = MilvusStore(address, "", 10.0, own + log) if address else logs.setdefault(log, MemoryStore())
+        store = (
+            MilvusStore(
+                settings.milvus_uri, settings.milvus_token.get_secret_value(), patience_s, own + log,
+                milvus_options(settings),
+            )
+            if values
+            else logs.setdefault(log, MemoryStore())
+        )  # fmt: skip
         made.append(store)
         return store
 

@@ -13,7 +13,7 @@ from streams.decide.state import State
 from streams.decide.things import NOWHERE, Context, Entry, Hits, Key, Missing, Outcome, row_key
 from streams.errors import Fatal
 from streams.events import LogRecord, Policy
-from tests.decide.test_shard import items
+from tests.decide.installation import items
 from tests.logs import LOG_ID, logs, random_log
 
 SHARD = 1

@@ -1,4 +1,4 @@
-"""A catalogue of thousands of real photographs, loaded by the command, broken off and loaded again."""
+"""A catalogue of a thousand real photographs, loaded by the command, broken off and loaded again."""
 
 import asyncio
 import subprocess
@@ -12,7 +12,7 @@ from streams.local import REPOSITORY, LocalStack
 from tests.service import Service, design
 
 PHOTOS = REPOSITORY.parent / "shared" / "data" / "hm" / "images"
-COUNT = 2500
+COUNT = 1000
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.realdata,

@@ -66,7 +66,7 @@ async def test_three_thousand_photographs(
         await service.update(catalogue)
         await service.until_settled(600)
         await service.publish(designs)
-        await service.until_settled(120)
+        await service.until_settled()
         said = await service.verdicts()
         assert len(said) == 295
         letters = await service.dead_letters()
@@ -82,7 +82,7 @@ async def test_three_thousand_photographs(
         # The same again: the same words.
         before = {r.key: r.value for r in await service.read(service.topics.verdicts.name)}
         await service.publish(designs)
-        await service.until_settled(120)
+        await service.until_settled()
         records = await service.read(service.topics.verdicts.name)
         assert len(records) == 590
         assert {r.key: r.value for r in records} == before
@@ -96,7 +96,7 @@ async def test_three_thousand_photographs(
         # Withdrawn first: accepted designs of the first round must not stand in for the items.
         await service.publish([(name, None) for name, v in said.items() if v.verdict == "accept"])
         await service.publish(again)
-        await service.until_settled(120)
+        await service.until_settled()
         found = {n: v for n, v in (await service.verdicts()).items() if n.startswith("vectors")}
         right = [v for n, v in found.items() if v.verdict == "duplicate" and v.neighbours[0].id == n.split(":")[2]]
         assert len(right) >= 190

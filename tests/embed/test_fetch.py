@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from werkzeug import Request, Response
 
 from streams.embed import fetch
 from streams.embed.fetch import Fetcher, FetchLimits, FetchPolicy, is_public
-from streams.errors import Invalid
+from streams.errors import Invalid, Retryable
 
 LIMITS = FetchLimits(max_bytes=1000, timeout_s=5.0, connect_timeout_s=1.0, retries=0)
 WEB = FetchPolicy(schemes=frozenset({"http", "https"}), limits=LIMITS)
@@ -126,7 +127,7 @@ class Names:
         self.patience_s = 0.0
         self.real_port = 0
 
-    async def getaddrinfo(self, host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(self, host: str, port: int, **_: Any) -> list[Any]:
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
@@ -142,7 +143,7 @@ class Names:
                 raise httpcore.ConnectError("nobody there")
             return await real(backend, "127.0.0.1", self.real_port, *args)
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self.getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", self.getaddrinfo)
         monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect_tcp)
 
 
@@ -373,14 +374,29 @@ async def test_the_next_address_is_tried_when_one_is_down(monkeypatch: pytest.Mo
     assert names.patience_s <= LIMITS.connect_timeout_s
 
 
-async def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def silent(*_: Any, **__: Any) -> list[Any]:
-        await asyncio.sleep(60)
+async def test_a_name_server_that_does_not_answer_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The threads in which it is waited for go on waiting when the references have long been given up."""
+    answered = threading.Event()
+
+    def silent(*_: Any, **__: Any) -> list[Any]:
+        answered.wait()
         return []
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
-    policy = replace(WEB, limits=replace(LIMITS, connect_timeout_s=0.1))
-    assert await refused("http://pictures.example/x", policy) == "unreachable"
+    (tmp_path / "picture").write_bytes(b"here")
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    policy = replace(
+        WEB, schemes=frozenset({"http", "file"}), file_roots=(tmp_path,), limits=replace(LIMITS, connect_timeout_s=0.1)
+    )
+    try:
+        async with fetcher(policy) as opened:
+            uris = [f"http://silent{n}.example/x" for n in range(40)]
+            ended = await asyncio.gather(*map(opened.fetch, uris), return_exceptions=True)
+            assert {getattr(error, "reason", error) for error in ended} == {"unreachable"}
+            assert await opened.fetch((tmp_path / "picture").as_uri()) == b"here"
+    finally:
+        answered.set()
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 100])
@@ -498,7 +514,14 @@ BAD_URIS = [
     *("http://h/\x00", "http://h:0/", "http://h:65536/", "http://h:x/", "http://user@h/", "http://:@h/"),
     *("http://user:hunter2@h/?hunter2", "http://user:hunter2/x@h/", "http://127.0.0.1\\@h/", "http://h\\.example/"),
     *("http://[::1/", "http://[fe80::1%25eth0]/", "http://" + "a" * 300 + "/", "http://h/" + "x" * 9000),
-    *("http://\udcff/", "http://ho st/", "http://h%2e/", "http://h<b>/"),
+    *(
+        "http://[::1%2\u00b7lo]:80/",
+        "http://[::1%\u00fc]/",
+        "http://\udcff/",
+        "http://ho st/",
+        "http://h%2e/",
+        "http://h<b>/",
+    ),
 ]
 OTHER_SCHEMES = [
     *("ftp://h/x", "file:///etc/passwd", "s3://b/k", "data:image/png;base64,hunter2", "javascript:alert(1)"),
@@ -634,7 +657,37 @@ async def test_the_limit_on_bytes_of_files(root: Path) -> None:
     assert await refused(f"file://{root}/large", files(root)) == "too_large"
 
 
-@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_what_this_machine_lacks_is_no_fault_of_a_reference(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fetch, "_open_beneath", fail)
+    with pytest.raises(Retryable):
+        await get(f"file://{root}/plain.png", files(root))
+
+    async def refuse(*_: object) -> None:
+        try:
+            fail()
+        except OSError as lacking:
+            raise httpcore.ConnectError("all attempts failed") from lacking
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", refuse)
+    with pytest.raises(Retryable):
+        await get("http://127.0.0.1:9/x", allowing("127.0.0.1:9"))
+
+
+async def test_a_chain_of_links_has_an_end(root: Path) -> None:
+    (root / "0").write_bytes(b"x")
+    for number in range(1, 1500):
+        (root / str(number)).symlink_to(root / str(number - 1))
+    assert await get(f"file://{root}/20", files(root)) == b"x"
+    assert await refused(f"file://{root}/1499", files(root)) == "not_found"
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
 async def test_a_file_that_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     def fail(*_: object) -> int:
         raise OSError(error, os.strerror(error))

@@ -15,12 +15,11 @@ import msgspec
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from streams.decide.checkpoint import Checkpoint
 from streams.decide.store import MilvusStore
-from streams.decide.things import PICTURES, position_of, row_key
-from streams.kafka.topics import Topic, committed_offsets, high_watermark
-from tests import oracle
+from streams.kafka.partition import committed_offsets, high_watermark
+from streams.kafka.topics import Topic
 from tests.faults.fault_worker import Fault, run
+from tests.milvus_rows import stored
 from tests.service import Service
 
 _STAGES: Final = {"embed": ("designs", "catalog"), "decide": ("decide",), "all": ("designs", "catalog", "decide")}
@@ -186,34 +185,6 @@ class Installation(Service):
     def _store(self, log_id: str) -> MilvusStore:
         return MilvusStore(self.settings.milvus_uri, "", self.settings.milvus_timeout_s, log_id)
 
-    async def stray_rows(self, folded: oracle.Folded, data_dir: Path | None = None) -> int:
-        """Milvus holds the sealed rows of what exists by the oracle, every row is the log's own, and what else is there
-        is known as garbage; returns how many are not. No worker may be running."""
-        log = await self.records()
-        checkpoint = Checkpoint((data_dir or self.settings.data_dir) / "shard-0.sqlite")
-        sealed, garbage = checkpoint.head.sealed, {key for key, _ in checkpoint.garbage(len(log) * PICTURES)}
-        checkpoint.close()
-        vectors = {
-            row_key(0, position, n): [picture[-1]]
-            for position, record in enumerate(log)
-            for n, picture in enumerate(record.get("pictures", ()))
-        }
-        live = set()
-        for (kind, name), place in folded.live.items():
-            # What another record let exist again stands at the place of that record, with pictures of its own.
-            own = [r["pictures"] for r in log if (r["kind"], r.get("id")) == (kind, name) and r.get("pictures")]
-            again = place != position_of(place)
-            for n in range(len(own[-1] if again else log[place]["pictures"])):
-                live.add(key := row_key(0, place, n))
-                if again:
-                    vectors[key] = [pictures[n][-1] for pictures in own]
-        stored: dict[int, Any] = {}
-        store = self._store(log[0]["log_id"])
-        for encoder in sorted({record["encoder"] for record in log if record.get("pictures")}):
-            for keys, rows in store.scan(encoder, 0, row_key(0, len(log))):
-                stored |= dict(zip(keys.tolist(), rows, strict=True))
-        store.close()
-        assert {key for key in live if key < row_key(0, sealed)} <= stored.keys(), "a live row is not in Milvus"
-        for key, row in stored.items():
-            assert key not in vectors or row.astype("<i2").tobytes() in vectors[key], "a row is not its record's"
-        return len(stored.keys() - live - garbage)
+    async def stray_rows(self) -> int:
+        """Rows in Milvus that nothing needs and nobody will collect. No worker may be running."""
+        return len((await stored(self, 0, *await self.folded())).unknown)

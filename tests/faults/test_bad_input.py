@@ -17,7 +17,7 @@ import pytest
 
 from streams.embed.images import ImageLimits
 from streams.events import encode_event
-from streams.kafka.dead_letters import REASON
+from streams.kafka.dead_letters import MOST_KEY_BYTES, REASON
 from streams.kafka.producer import Message, Producer
 from streams.local import LocalStack
 from tests.docs.pages import section
@@ -135,6 +135,13 @@ def _sample(cases: Sequence[Case], long: bool) -> list[Case]:
     return list(chosen.values())[:: 1 if long else _SHARE]
 
 
+def _kept(case: Case) -> tuple[bytes | None, bytes | None]:
+    """Key and value as the dead letter has them: a key that no id can have stays where it was."""
+    if case.id is None or len(case.id) <= MOST_KEY_BYTES:
+        return case.id, case.value
+    return None, b"" if case.value is None else case.value
+
+
 @pytest.mark.stack
 async def test_a_worker_sorts_them_out_and_judges_the_good_ones_around_them(
     milvus: LocalStack, prefix: str, tmp_path: Path, long: bool, figure: Figure
@@ -148,7 +155,7 @@ async def test_a_worker_sorts_them_out_and_judges_the_good_ones_around_them(
         worker = service.start()
         await service.update([("catalogue", item(photographed(0)))])
         await service.publish([("first", design(drawn(0)))])
-        await service.until_settled(120)
+        await service.until_settled()
         producer = Producer(service.settings.kafka_bootstrap, _MAX_MESSAGE, {})
         topics = {"design": service.topics.designs.name, "item": service.topics.catalog.name}
         started, good = time.monotonic(), 0
@@ -169,9 +176,9 @@ async def test_a_worker_sorts_them_out_and_judges_the_good_ones_around_them(
             for record in await service.read(service.topics.dead_letters.name)
         }
         wrong = [
-            (case.name, letters.get((case.id, case.value), ""), sorted(case.reasons))
+            (case.name, letters.get(_kept(case), ""), sorted(case.reasons))
             for case in sample
-            if letters.get((case.id, case.value), "") not in case.reasons
+            if letters.get(_kept(case), "") not in case.reasons
         ]
         assert wrong == []
         verdicts = await service.verdicts()

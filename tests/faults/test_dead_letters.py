@@ -193,7 +193,7 @@ async def test_a_flood_stops_every_worker_and_one_resume_lets_all_go_on(
         await producer.append(service.topics.dead_letters.name, late)
         await producer.close()
         again = service.start("embed")
-        await service.until_settled(300 if long else 120)
+        await service.until_settled(300 if long else 180)
         assert (await service.verdicts())["last"].verdict == "accept"
         assert len(await letters(service)) == bad
         await service.assert_as_promised()

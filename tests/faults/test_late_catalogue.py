@@ -15,15 +15,6 @@ from tests.service import Service, design, ids, item
 pytestmark = pytest.mark.stack
 
 
-@pytest.fixture(params=["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])
-def bootstrap(request: pytest.FixtureRequest, full_stack: LocalStack) -> str:
-    """Each broker in turn, beside the same Triton and Milvus Lite."""
-    if request.param == "tansu":
-        return full_stack.endpoints.kafka
-    kafka: LocalStack = request.getfixturevalue("kafka")
-    return kafka.endpoints.kafka
-
-
 async def test_late_items_and_deletes_revise_once_whoever_is_killed(
     full_stack: LocalStack, bootstrap: str, prefix: str, tmp_path: Path, long: bool, figure: Figure
 ) -> None:

@@ -62,6 +62,10 @@ class App:
 
     def landed(self) -> None: ...
 
+    def let_go(self, message: Any) -> None: ...
+
+    def pass_over(self, topic: str, partition: int, low: int, high: int) -> None: ...
+
 
 class Work:
     def __init__(self) -> None:

@@ -19,9 +19,15 @@ MOST_SEEDS = 600
 """In so many schedules every mutant is caught; most in the first few."""
 
 
+def chosen(long: bool) -> range:
+    """SIMULATE=FIRST:LAST is for a part of the long version."""
+    first, _, last = os.environ.get("SIMULATE", "").partition(":")
+    return range(int(first), int(last)) if last else range(LONG_SCHEDULES if long else SCHEDULES)
+
+
 @pytest.mark.timeout(20_000)
 def test_no_schedule_breaks_a_promise(long: bool, figure: Figure) -> None:
-    told = simulate_many(range(LONG_SCHEDULES if long else SCHEDULES))
+    told = simulate_many(chosen(long))
     assert not told.failed, str(told.failed[0])
     for kind in ("crash", "freeze", "rebalance", "retry", "delay", "stop", "late append", "part of an append"):
         assert told.counts[kind] > told.schedules / 100, told.counts
@@ -39,21 +45,17 @@ def test_no_schedule_breaks_a_promise(long: bool, figure: Figure) -> None:
             ("delay", "delays"),
         )
     )
-    belated = told.counts["belated copies that differ"]
-    figure(
-        1,
-        f"{told.schedules:,} schedules of {told.steps:,} steps, 0 differ from the oracle; {counts}; {belated:,}"
-        " verdicts of a zombie on another machine that came after the owner's and differ from it",
-    )
+    figure(1, f"{told.schedules:,} schedules of {told.steps:,} steps, 0 differ from the oracle; {counts}")
 
 
-def test_a_rule_that_is_left_out_is_caught(figure: Figure) -> None:
-    found = first_failures(list(MUTANTS), MOST_SEEDS)
+def test_a_rule_that_is_left_out_is_caught(long: bool, figure: Figure) -> None:
+    found = first_failures(list(MUTANTS), MOST_SEEDS, remembered=not long)
     assert [name for name, outcome in found.items() if outcome is None] == []
     rules = sorted({mutant.rule for mutant in MUTANTS.values()})
-    assert rules == [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 13]
-    worst = max(outcome.seed for outcome in found.values() if outcome is not None) + 1
-    figure(1, f"{len(MUTANTS)} of {len(MUTANTS)} rules left out are caught, within {worst} schedules at most")
+    assert rules == [*range(1, 12), 13]  # rule 12, the wait for the catalogue: tests/e2e/test_verdicts.py
+    caught = {name: outcome.seed for name, outcome in found.items() if outcome is not None}
+    print("to be remembered:", {name: seed for name, seed in caught.items() if seed != MUTANTS[name].seed})
+    figure(1, f"{len(MUTANTS)} of {len(MUTANTS)} rules left out are caught, each by schedule {max(caught.values())}")
 
 
 def test_a_seed_replays_to_the_same_step() -> None:

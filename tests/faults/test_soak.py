@@ -20,13 +20,12 @@ from streams.decide.store import MilvusStore, Row
 from streams.decide.things import row_key
 from streams.embed.encoder import Canary, model_path
 from streams.errors import Retryable
-from tests import oracle
 from tests.faults.churn import TENANTS, Churn, send
 from tests.faults.conftest import Figure
-from tests.faults.milvus_rows import stored
 from tests.faults.proxied_stack import ProxiedStack, proxied_stack
 from tests.faults.steady_input import steady
 from tests.faults.worker_watch import MB, Positions, metrics_of, picked
+from tests.milvus_rows import stored
 from tests.service import Service, WorkerProcess
 
 pytestmark = [pytest.mark.stack, pytest.mark.kafka]
@@ -220,7 +219,7 @@ async def test_everything_stays_where_it_was(
     async with site.service(prefix, tmp_path, **options) as service:
         watched = service.start()
         await send(service, list(churn.beginning()))
-        await service.until_settled(120)
+        await service.until_settled()
         service.start()  # the one that is killed
         garbage, control = Garbage(service, await _log_ids(service)), Control(service)
         until = time.monotonic() + lasts_s
@@ -265,8 +264,8 @@ async def _superseded(service: Service) -> int:
     """Things whose rows were replaced or ended, and all that is live is in Milvus or waits for it."""
     count = 0
     for shard in range(service.topics.shards):
-        rows = await stored(service, shard, 0)
-        folded = oracle.fold(((r.offset, r.value) for r in await service.log(shard)), shard)
+        log, folded = await service.folded(shard)
+        rows = await stored(service, shard, log, folded)
         count += sum(folded.counts[word] for word in ("superseded", "revised", "ended"))
         assert len(rows.garbage) <= GARBAGE_ROWS
     return count

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
@@ -24,17 +23,17 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from encoders.preprocess import canary_pixels
 from streams.cli.cluster import Cluster
-from streams.decide.store import MilvusStore, Row
 from streams.errors import Fatal, Retryable
 from streams.kafka.app import make_encoder
 from streams.kafka.producer import Message
 from streams.local import LocalStack
 from streams.settings import load_settings
 from streams.tls import Tls
-from streams.transport import kafka_security, milvus_options, refuse_distrusted
+from streams.transport import kafka_security, refuse_distrusted
 from streams.web.server import WebOptions, WebServer
 from tests.certificates import Authority
 from tests.faults.conftest import Figure
+from tests.faults.milvus_doors import WRONG, Values, assert_let_in, assert_refused, strangers, without
 from tests.faults.milvus_gate import MilvusGate, milvus_gate
 from tests.faults.secured_kafka import (
     EXPIRY_S,
@@ -50,16 +49,15 @@ from tests.infra.tools import running_prometheus
 from tests.pictures import drawn, photographed
 from tests.service import Service, WorkerProcess, design, item
 from tests.stack_fixtures import TRITON_VENV
+from tests.standalone_milvus import beside_it
 from tests.web.test_server import FakeService
 
 pytestmark = pytest.mark.stack
 
 MILVUS_TOKEN = "root:milvus-token-5c02e8"
 WEB_TOKEN = "web-token-2f9d77a1c4"
-WRONG = "wrong-secret-e41b90"
 REFUSED_WITHIN_S = 20.0  # a worker's whole life, on a busy machine; nothing may wait for ever
 
-Values = dict[str, Any]
 WAYS = [
     ("SSL", ""),
     ("SASL_SSL", "PLAIN"),
@@ -107,10 +105,6 @@ def gate(milvus: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 "milvus_key_file": client.key,
             },
         )
-
-
-def without(values: Values, *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
 
 
 def other_client(others: Authority, name: str) -> dict[str, Path]:
@@ -221,42 +215,26 @@ class TestMilvus:
     async def test_strangers(self, gate: tuple[MilvusGate, Values], milvus: LocalStack, others: Authority) -> None:
         """Before anybody was let in: pymilvus shares connections by address and token, whatever the certificates."""
         before, right = gate[0].let_in, gate[1]
-        cases = {
-            "auth check failure.*see milvus_token": right | {"milvus_token": WRONG},
-            "unable to get local issuer certificate; see milvus_ca_file": right | {"milvus_ca_file": others.cert},
-            "not valid for '127.0.0.1'": right | {"milvus_server_name": ""},
-            "hangs up after the handshake": without(right, "milvus_cert_file", "milvus_key_file"),
-            "hangs up": right | other_client(others, "milvus"),
-            "speaks no TLS on that port": right
-            | {"milvus_uri": milvus.endpoints.milvus.replace("http://", "https://")},
-        }
-        for reason, values in cases.items():
-            settings = load_settings(**values, encoder="local")
-            with pytest.raises(Fatal, match=reason) as refused:
-                await refuse_distrusted(settings, milvus=True)
-            assert WRONG not in str(refused.value)
-            store = self.store(settings)
-            with pytest.raises(Retryable) as tried:
-                await asyncio.to_thread(store.prepare, "encoder", 16)
-            assert WRONG not in str(tried.value)
+        no_tls = right | {"milvus_uri": milvus.endpoints.milvus.replace("http://", "https://")}
+        await assert_refused({**strangers(right, others), "speaks no TLS on that port": no_tls})
         assert gate[0].let_in == before
 
     async def test_rows_over_tls_with_a_token(self, gate: tuple[MilvusGate, Values], collection: str) -> None:
-        settings = load_settings(**gate[1], encoder="local")
-        await refuse_distrusted(settings, milvus=True)
         before = gate[0].let_in
-        store = self.store(settings, collection)
-        await asyncio.to_thread(store.prepare, "encoder", 16)
-        await asyncio.to_thread(store.write, "encoder", [Row(1, "item", "a", np.ones(16, np.int16))])
-        assert await asyncio.to_thread(store.count, "encoder", 0, 10) == 1
-        await asyncio.to_thread(store.drop)
-        store.close()
+        await assert_let_in(gate[1], collection)
         assert gate[0].let_in > before
         assert {"Connect", "CreateCollection", "Upsert", "Flush"} <= gate[0].seen
 
-    def store(self, settings: Any, log_id: str = "log") -> MilvusStore:
-        token = settings.milvus_token.get_secret_value()
-        return MilvusStore(settings.milvus_uri, token, 3.0, log_id, options=milvus_options(settings))
+    def test_a_milvus_that_is_not_lite(self, long: bool, figure: Figure) -> None:
+        """Its own TLS and its own users; and that it keeps rows as the contract says, over them."""
+        some = "test_strangers or test_rows_over_tls or negative_and_beyond_one or deleted_rows"
+        told = beside_it(
+            "tests/faults/beside_milvus.py", "tests/contract/test_store.py", *(() if long else ("-k", some))
+        )
+        assert told.returncode == 0, told.stdout[-8000:] + told.stderr[-2000:]
+        passed = re.search(r"(\d+) passed", told.stdout)
+        assert passed is not None
+        figure(11, f"{passed[1]} tests of doors and rows beside a real Milvus with its own TLS and users")
 
 
 class Everything:
@@ -311,7 +289,7 @@ async def test_a_worker_that_is_secured_all_round(
         worker = service.start("all", **everything.values)
         await service.update([("shirt", item(photographed(1)))])
         await service.publish([("copy", design(photographed(1))), ("new", design(drawn(2)))])
-        await service.until_settled(120)
+        await service.until_settled()
         took_s = time.monotonic() - begin
         await service.assert_as_promised()
         assert {name: v.verdict for name, v in (await service.verdicts()).items()} == {
@@ -382,7 +360,7 @@ async def test_who_is_let_in_no_more_stops(
         worker = service.start("all", **values, milvus_uri=milvus.endpoints.milvus)
         for number in range(3):
             await service.publish([(f"d{number}", design(drawn(number)))])
-            await service.until_settled(60)
+            await service.until_settled()
             await asyncio.sleep(EXPIRY_S / 2)
         await service.assert_as_promised()
         worker.may_fail = True
@@ -420,17 +398,17 @@ async def test_prometheus_shows_the_token(tmp_path: Path) -> None:
     server = WebServer(FakeService(), WebOptions(host="127.0.0.1", port=0, token=WEB_TOKEN))
     target = (await server.start()).removeprefix("http://")
     try:
-        tries = [(tmp_path / "with", tmp_path / "web-token"), (tmp_path / "without", None)]
-        up = [asyncio.to_thread(_scraped, folder, target, token_file) for folder, token_file in tries]
+        tries = [(tmp_path / "with", tmp_path / "web-token", 1), (tmp_path / "without", None, 0)]
+        up = [asyncio.to_thread(_scraped, folder, target, token, wanted) for folder, token, wanted in tries]
         assert await asyncio.gather(*up) == [1, 0]
     finally:
         await server.stop()
 
 
-def _scraped(folder: Path, target: str, token_file: Path | None) -> float:
+def _scraped(folder: Path, target: str, token_file: Path | None, wanted: float) -> float | None:
+    """Whether the target is up, when that is as wanted or after a while: a first scrape may come too late."""
     with running_prometheus(folder, [target], token_file=token_file) as prometheus:
-        end = time.monotonic() + 30
-        while (up := prometheus.value('up{job="design-dedup"}')) is None and time.monotonic() < end:
+        end = time.monotonic() + 60
+        while (up := prometheus.value('up{job="design-dedup"}')) != wanted and time.monotonic() < end:
             time.sleep(0.2)
-        assert up is not None
         return up

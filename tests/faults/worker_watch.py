@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from streams.kafka.topics import committed_offsets
+from streams.kafka.partition import committed_offsets
 from tests.service import Service, WorkerProcess
 
 MB = 1 << 20

@@ -1,13 +1,16 @@
 """Dead letters there and back, and the limit on how many there may be."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from streams.embed.stage import SourceEvent
 from streams.errors import Fatal, Invalid
+from streams.events import Unreadable
 from streams.kafka import dead_letters
 from streams.kafka.dead_letters import (
+    POINTER,
     Flood,
     FloodGate,
     Markers,
@@ -40,6 +43,20 @@ def test_a_large_event_becomes_a_pointer() -> None:
     message = to_message(event(41, b"x" * 101), Invalid("too_large", "?"), max_bytes=100)
     assert message.value is None
     assert message.headers[dead_letters.POINTER] == b"true"
+
+
+def test_what_could_not_be_sent_as_it_is_becomes_a_pointer() -> None:
+    """A key that is longer than an id's, a value that could not be read, and neither of the two, which aiokafka does
+    not send."""
+    why = Invalid("bad_key", "?")
+    longest = replace(event(1), key="\U0001f9e5".encode() * 256)
+    assert to_message(longest, why, max_bytes=100).key == longest.key
+    long = to_message(replace(event(1), key=b"k" * 1025), why, max_bytes=100)
+    assert (long.key, long.value) == (None, b"{")
+    unreadable = to_message(event(1, Unreadable(b"why")), why, max_bytes=100)
+    assert (unreadable.key, unreadable.value, POINTER in unreadable.headers) == (b"d1", None, True)
+    nothing = to_message(replace(event(1, None), key=None), why, max_bytes=100)
+    assert (nothing.key, nothing.value, POINTER in nothing.headers) == (None, b"", True)
 
 
 def test_a_resume_marker_is_no_dead_letter() -> None:

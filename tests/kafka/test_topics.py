@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.client import AIOKafkaClient
 
 from streams.errors import Fatal, Retryable
-from streams.kafka.topics import Topics, _Reader, create_topics, read_to_end
+from streams.kafka.partition import Ends, _Reader, committed_offsets, read_to_end
+from streams.kafka.topics import Topic, Topics, create_topics
 from streams.local import LocalStack, PortLease
 
 pytestmark = pytest.mark.stack
@@ -359,3 +361,26 @@ async def test_security_reaches_the_client() -> None:
         await create_topics(f"127.0.0.1:{ports.take()}", Topics(), security, timeout_s=0.3)
     with pytest.raises(ValueError, match="ssl_context"):
         await create_topics("127.0.0.1:1", Topics(), {"security_protocol": "SSL"})
+
+
+async def test_committed_offsets_wait_for_a_broker_that_is_gone_again(
+    tansu: LocalStack, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka says so with an assertion."""
+    topic = Topic(await make(tansu, f"{prefix}topic"), 1)
+    monkeypatch.setattr(AIOKafkaClient, "get_random_node", lambda _: None)
+    with pytest.raises(Retryable, match="Did we not perform bootstrap"):
+        await committed_offsets(tansu.endpoints.kafka, prefix, topic)
+
+
+async def test_an_end_is_asked_for_again_after_a_failure(tansu: LocalStack, prefix: str) -> None:
+    topic = await make(tansu, f"{prefix}topic")
+    ends = Ends(tansu.endpoints.kafka)
+    try:
+        await send(tansu, topic, [b"one"])
+        assert await ends.of(topic, 0, 0) == 1
+        with pytest.raises(Retryable):
+            await ends.of(f"{prefix}nothing", 0, 0)
+        assert await ends.of(topic, 0, 1) == 1
+    finally:
+        await ends.close()

@@ -185,6 +185,32 @@ async def test_a_slow_sender_is_let_go(client: Client) -> None:
     assert answer.status == 408
 
 
+@pytest.mark.parametrize("host", ["evil.example:8088", "localhost.evil.example", "169.254.169.254"])
+async def test_without_a_token_no_other_name_is_answered_to(client: Client, host: str) -> None:
+    for path in ("/livez", "/v1/verdicts/x", "/metrics"):
+        answer = await client.get(path, headers={"Host": host})
+        assert answer.status == 403
+        assert (await answer.json())["reason"] == "forbidden_host"
+    for own in ("localhost:8088", "127.0.0.1", "[::1]:8088"):
+        assert (await client.get("/livez", headers={"Host": own})).status == 200
+
+
+async def test_connections_without_a_request_leave_room_for_others(service: FakeService) -> None:
+    server = WebServer(service, WebOptions(port=0))
+    port = int((await server.start()).rpartition(":")[2])
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(150)]
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/livez") as answer:
+            assert answer.status == 200
+        async with asyncio.timeout(5):
+            assert await held[0][0].read() == b"", "the oldest had to go"
+        assert not held[-1][0].at_eof()
+    finally:
+        for _, writer in held:
+            writer.close()
+        await server.stop()
+
+
 async def test_it_listens_on_a_free_port_and_says_where(service: FakeService) -> None:
     server = WebServer(service, WebOptions(port=0))
     address = await server.start()

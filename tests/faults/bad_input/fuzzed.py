@@ -12,7 +12,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 from unittest import mock
 
@@ -84,14 +84,11 @@ class _Network:
     def __init__(self) -> None:
         self.answer = b""
         self.loop = asyncio.new_event_loop()
-        mock.patch.object(self.loop, "getaddrinfo", self._getaddrinfo).start()
+        mock.patch.object(socket, "getaddrinfo", partial(socket.getaddrinfo, flags=socket.AI_NUMERICHOST)).start()
         mock.patch.object(httpcore.AnyIOBackend, "connect_tcp", self._connect).start()
         schemes = frozenset({"http", "https", "file"})
         limits = FetchLimits(max_bytes=20_000, timeout_s=5.0, retries=0)
         self._fetcher = Fetcher(FetchPolicy(schemes=schemes, limits=limits))
-
-    async def _getaddrinfo(self, host: str, port: int, **options: Any) -> list[Any]:
-        return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, **options)
 
     async def _connect(self, host: str, *_: Any) -> httpcore.AsyncNetworkStream:
         assert is_public(host), host

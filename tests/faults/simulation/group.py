@@ -106,6 +106,9 @@ class App:
     took_off: Any = DeliveryApp.took_off
     landed: Any = DeliveryApp.landed
     drain: Any = DeliveryApp.drain
+    let_go: Any = DeliveryApp.let_go
+
+    def pass_over(self, topic: str, partition: int, low: int, high: int) -> None: ...
 
     def __init__(self, group: Group, process: Process, rng: random.Random) -> None:
         self.gate = asyncio.Event()
@@ -115,12 +118,14 @@ class App:
         self.enable_acks = True
         self._in_flight = 0
         self._landed = asyncio.Event()
+        self._held_in = -1
         self._group, self._process, self._rng = group, process, rng
         self._news = asyncio.Event()
         self._position: dict[int, int] = {}
         self._first: dict[int, int] = {}
         self._acked: dict[int, int] = {}
         self._committing = False
+        self._commits = asyncio.Lock()  # one after the other, as Faust's
         self._turning = asyncio.Lock()
         self._promised = -1
 
@@ -223,13 +228,14 @@ class App:
         await self._commit()
 
     async def _commit(self) -> None:
-        generation, offsets = self.consumer_generation_id, dict(self._acked)
-        if not offsets:
-            return
-        try:
-            await self._process.at("before offset", network=True)
-        except Retryable:
-            self._commit_later()
-            return
-        self._group.commit(generation, offsets)
-        await self._process.at("after offset")
+        async with self._commits:
+            generation, offsets = self.consumer_generation_id, dict(self._acked)
+            if not offsets:
+                return
+            try:
+                await self._process.at("before offset", network=True)
+            except Retryable:
+                self._commit_later()
+                return
+            self._group.commit(generation, offsets)
+            await self._process.at("after offset")

@@ -82,8 +82,8 @@ class LogPort:
 class LedgerPort:
     """A Ledger."""
 
-    def __init__(self, wire: Wire, ledger: MemoryLedger, published: Callable[[Sequence[int]], None]) -> None:
-        self._wire, self._ledger, self._published = wire, ledger, published
+    def __init__(self, wire: Wire, ledger: MemoryLedger) -> None:
+        self._wire, self._ledger = wire, ledger
 
     async def since(self, offset: int) -> tuple[list[tuple[int, bytes]], int]:
         await self._wire.ask("since")
@@ -95,9 +95,7 @@ class LedgerPort:
 
     async def publish(self, verdicts: Sequence[tuple[str, bytes]]) -> list[int]:
         def append(count: int) -> list[int]:
-            offsets = self._ledger.append(verdicts[:count])
-            self._published(offsets)
-            return offsets
+            return self._ledger.append(verdicts[:count])
 
         return await self._wire.send("publish", len(verdicts), append)
 

@@ -46,7 +46,7 @@ async def _shard(world: World, shard: int) -> list[str]:
     if world.lies:
         problems += _unbound(world, shard, kept, folded)
     else:
-        problems += oracle.compare(folded, _heard(world, shard))
+        problems += oracle.compare(folded, world.ledgers[shard].values)
         problems += [f"{owner.live} exists, {folded.live} should" for owner in kept if owner.live != folded.live]
     for owner in kept:
         if owner.head.next != len(world.raw[shard]):
@@ -106,20 +106,6 @@ async def _made_anew(world: World, shard: int, log_id: str) -> Kept:
     assert len(ledger.values) == before, "an owner that takes over says something"
     world.counts["made anew"] += 1
     return _kept(folder, shard)
-
-
-def _heard(world: World, shard: int) -> list[bytes]:
-    """The ledger without the one thing a zombie may do: on another machine, where no checkpoint stops it, it searches a
-    store from which rows were collected, and says something else of what the owner has said before (rule 10)."""
-    heard: dict[str, bytes] = {}
-    values = []
-    for offset, value in enumerate(world.ledgers[shard].values):
-        differs = heard.setdefault(_name(value), value) != value
-        if differs and offset in world.belated[shard] and world.machines > 1:
-            world.counts["belated copies that differ"] += 1
-        else:
-            values.append(value)
-    return values
 
 
 def _unbound(world: World, shard: int, kept: list[Kept], folded: oracle.Folded) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -51,8 +51,6 @@ class World:
         self.dead_letters: list[Message] = []
         self.logs = [MemoryLog() for _ in range(shards)]
         self.ledgers = [MemoryLedger() for _ in range(shards)]
-        # Offsets of verdicts by somebody who was no owner any more.
-        self.belated: list[set[int]] = [set() for _ in range(shards)]
         self.stores: defaultdict[str, MemoryStore] = defaultdict(MemoryStore)
         stored = {**self.sources, self.topics.log.name: self.raw}
         self.groups = {name: Group(name, held, self.rng) for name, held in stored.items()}
@@ -108,7 +106,7 @@ class World:
             groups=self.groups,
             producer=ProducerPort(wire, self._append),
             logs=[LogPort(wire, log) for log in self.logs],
-            ledgers=[LedgerPort(wire, self.ledgers[i], self._published(i, process)) for i in range(len(self.ledgers))],
+            ledgers=[LedgerPort(wire, ledger) for ledger in self.ledgers],
             store=lambda log_id: StorePort(process, self.stores[log_id]),
         )
         worker = Worker(process, self._setting(), around, self.rng)
@@ -130,14 +128,6 @@ class World:
             seal_rows=rng.choice((1, 3, 8)),
             log_id=f"log{self.started}",
         )
-
-    def _published(self, shard: int, process: Process) -> Callable[[Sequence[int]], None]:
-        def note(offsets: Sequence[int]) -> None:
-            worker, group = self._processes.get(process), self.groups[self.topics.log.name]
-            if worker is None or group.is_past(worker.apps[-1], shard):
-                self.belated[shard].update(offsets)
-
-        return note
 
     async def _run(self, process: Process, worker: Worker) -> None:
         try:
@@ -165,8 +155,11 @@ class World:
         del self._processes[process]
         loop = asyncio.get_running_loop()
         loop.call_later(SESSION_S, self._expire, worker)
+        loop.call_later(self.rng.uniform(0.1, 2 * SESSION_S), self._starts_again, process.name)
+
+    def _starts_again(self, name: str) -> None:
         if not self._ends:
-            loop.call_later(self.rng.uniform(0.1, 2 * SESSION_S), self.start, process.name)
+            self.start(name)
 
     def _expire(self, worker: Worker) -> None:
         for app in worker.apps:
@@ -206,6 +199,7 @@ class World:
         return (
             len(self._processes) > 0
             and not any(process.is_frozen for process in self._processes)
+            and all(worker.decide is not None for worker in self._processes.values())
             and not any(wire.in_flight for wire in self._wires)
             and not any(app._in_flight for worker in self._processes.values() for app in worker.apps)
             and all(group.is_read for group in self.groups.values())
