@@ -56,7 +56,8 @@ bench: $(TEST) $(TRITON)
 
 # PYTEST="-k twins" and the like are handed on.
 faults: $(SERVICE) $(TRITON) $(TEST)
-	@FAULTS=long .venv-test/bin/python -m pytest -q --timeout=9000 tests/faults $(PYTEST)
+	@FAULTS=long .venv-test/bin/python -m pytest -q --timeout=20000 --numprocesses=4 --dist=worksteal --durations=0 \
+		--durations-min=60 tests/faults $(PYTEST)
 
 envs: $(SERVICE) $(TRITON) $(TEST)
 service-env: $(SERVICE)

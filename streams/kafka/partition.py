@@ -58,8 +58,8 @@ async def read_to_end(
         raise Fatal(f"{topic}[{partition}]: {start} is no offset")
     target, late = end, _Patience(timeout_s)
     async with connected(bootstrap, security, timeout_s) as client:
-        beyond_s = min(_BEYOND_END_S, timeout_s / 2)
-        reader = _Reader(client, TopicPartition(topic, partition), start, max_bytes, beyond_s)
+        beyond = _Patience(min(_BEYOND_END_S, timeout_s / 2))
+        reader = _Reader(client, TopicPartition(topic, partition), start, max_bytes, beyond)
         reader.compacted, reader.longest_wait_ms = compacted, min(_LONGEST_WAIT_MS, int(timeout_s * 250))
         while target is None or reader.position < target:
             records = await insist(reader.next_records, bootstrap, timeout_s)
@@ -115,7 +115,7 @@ async def high_watermark(
     """
     tp = TopicPartition(topic, partition)
     async with connected(bootstrap, security, timeout_s) as client:
-        reader = _Reader(client, tp, 0, 1, _BEYOND_END_S)
+        reader = _Reader(client, tp, 0, 1, _Patience(_BEYOND_END_S))
         try:
             await insist(reader.look, bootstrap, timeout_s)
             return reader.high_watermark
@@ -143,6 +143,7 @@ class Ends:
         self._client: AIOKafkaClient | None = None
         self._connecting = asyncio.Lock()
         self._readers: dict[TopicPartition, _Reader] = {}
+        self._beyond: dict[TopicPartition, _Patience] = {}  # outlives a reader, whose question ends sooner
 
     async def of(self, topic: str, partition: int, known: int) -> int:
         """The offset after the last record, when everything below `known` is known to be there. Retryable when nobody
@@ -162,7 +163,8 @@ class Ends:
             if self._client is None:
                 connecting = connected(self._bootstrap, self._security, self._timeout_s)
                 self._client = await self._open.enter_async_context(connecting)
-            reader = self._readers[tp] = _Reader(self._client, tp, 0, 1, _BEYOND_END_S)
+            beyond = self._beyond.setdefault(tp, _Patience(_BEYOND_END_S))
+            reader = self._readers[tp] = _Reader(self._client, tp, 0, 1, beyond)
             return reader
 
     async def _look(self, reader: "_Reader") -> None:
@@ -184,7 +186,9 @@ class Ends:
 class _Reader:
     """Where a reader of one partition stands; asks the partition's leader, and forgets it after every failure."""
 
-    def __init__(self, client: AIOKafkaClient, tp: TopicPartition, start: int, max_bytes: int, beyond_s: float) -> None:
+    def __init__(
+        self, client: AIOKafkaClient, tp: TopicPartition, start: int, max_bytes: int, beyond: "_Patience"
+    ) -> None:
         self.position = start
         self.compacted = False
         self.longest_wait_ms = _LONGEST_WAIT_MS
@@ -193,7 +197,7 @@ class _Reader:
         self._tp = tp
         self._max_bytes = max_bytes
         self._leader: int | None = None
-        self._beyond = _Patience(beyond_s)
+        self._beyond = beyond
         self._empty_answers = 0
         self._doubts = 0
 

@@ -63,9 +63,10 @@ async def test_a_load_that_broke_off_is_completed_by_loading_again(
         assert 0 < len(await embedded()) < COUNT
 
         service.start()
+        command += [str(listing(tmp_path / "all.jsonl", photos)), "--wait"]
         done = await asyncio.to_thread(
             subprocess.run,
-            [*command, str(listing(tmp_path / "all.jsonl", photos)), "--wait"], env=service.full_env(), capture_output=True, text=True, check=False, timeout=800,
+            command, env=service.full_env(), capture_output=True, text=True, check=False, timeout=800,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert f"decided {COUNT} of {COUNT}, 0 dead letters" in done.stdout

@@ -29,7 +29,7 @@ from tests.faults.worker_watch import MB, Memory, Positions, memory_of
 from tests.pictures import drawn, photographed
 from tests.service import Service, WorkerProcess, design, ids, item
 
-pytestmark = [pytest.mark.stack, pytest.mark.kafka]
+pytestmark = [pytest.mark.stack, pytest.mark.kafka, pytest.mark.alone]
 
 SETTLE_S = 1.5
 """What was under way when a fault began is over by then."""

@@ -52,7 +52,10 @@ def test_a_rule_that_is_left_out_is_caught(long: bool, figure: Figure) -> None:
     found = first_failures(list(MUTANTS), MOST_SEEDS, remembered=not long)
     assert [name for name, outcome in found.items() if outcome is None] == []
     rules = sorted({mutant.rule for mutant in MUTANTS.values()})
-    assert rules == [*range(1, 12), 13]  # rule 12, the wait for the catalogue: tests/e2e/test_verdicts.py
+    assert rules == [
+        *range(1, 12),
+        13,
+    ]  # rule 12, the wait for the catalogue, is left out in tests/e2e/test_verdicts.py
     caught = {name: outcome.seed for name, outcome in found.items() if outcome is not None}
     print("to be remembered:", {name: seed for name, seed in caught.items() if seed != MUTANTS[name].seed})
     figure(1, f"{len(MUTANTS)} of {len(MUTANTS)} rules left out are caught, each by schedule {max(caught.values())}")

@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.client import AIOKafkaClient
 
 from streams.errors import Fatal, Retryable
+from streams.kafka import partition
 from streams.kafka.partition import Ends, _Reader, committed_offsets, read_to_end
 from streams.kafka.topics import Topic, Topics, create_topics
 from streams.local import LocalStack, PortLease
@@ -382,5 +383,22 @@ async def test_an_end_is_asked_for_again_after_a_failure(tansu: LocalStack, pref
         with pytest.raises(Retryable):
             await ends.of(f"{prefix}nothing", 0, 0)
         assert await ends.of(topic, 0, 1) == 1
+    finally:
+        await ends.close()
+
+
+async def test_a_ledger_that_is_shorter_than_what_is_known_of_it_is_told_of(
+    tansu: LocalStack, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each question ends before it can be sure: the embedded broker has no error for it."""
+    monkeypatch.setattr(partition, "_BEYOND_END_S", 0.5)
+    topic = await make(tansu, f"{prefix}topic")
+    ends = Ends(tansu.endpoints.kafka, timeout_s=0.3)
+    try:
+        with pytest.raises(Retryable, match="ends at 0, before 3"):
+            await ends.of(topic, 0, 3)
+        await asyncio.sleep(0.3)
+        with pytest.raises(Fatal, match="was the topic made anew"):
+            await ends.of(topic, 0, 3)
     finally:
         await ends.close()
