@@ -243,7 +243,8 @@ async def test_a_server_costs_no_more_than_it_may(long: bool, figure: Figure) ->
                 elapsed, memory = time.monotonic() - started, tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
-        assert set(answers) <= wanted, (name, answers)
+        # Twenty at once, beside other tests: the time may be up before anything else is.
+        assert set(answers) <= (wanted | {"fetch_timeout"} if long else wanted), (name, answers)
         assert elapsed < LIMITS.timeout_s + _SLACK_S, (name, elapsed)
         # The body as it grows, the copy that is handed on, and what the connection and the server here hold back.
         assert memory < rounds * (4 * LIMITS.max_bytes + (1 << 20)), (name, memory)
