@@ -1,11 +1,8 @@
-"""`long`: whether the long versions run, then side by side. `figure`: what a test measured, for the table that ends the
-run."""
+"""`long`: whether the long versions run. `figure`: what a test measured, for the table that ends the run."""
 
-import fcntl
 import os
 import subprocess
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -27,23 +24,10 @@ def _is_long() -> bool:
     return os.environ.get("FAULTS") == "long"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def processors(request: pytest.FixtureRequest, long: bool) -> Iterator[None]:
-    """The long versions take hours, so they run side by side. Only `alone` waits for all others: what such a test
-    measures is time. One lock for all processes of the run: shared, or whole."""
-    if not long:
-        yield
-        return
-    alone = request.node.get_closest_marker("alone") is not None
-    with (request.config.cache.mkdir("faults") / "processors").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In a long run the hour comes first, and last what waits for the others."""
+    """A long run begins with the hour."""
     if _is_long():
-        items.sort(key=lambda item: (item.get_closest_marker("alone") is not None, "test_soak" not in item.nodeid))
+        items.sort(key=lambda item: "test_soak" not in item.nodeid)
 
 
 @pytest.fixture
@@ -57,17 +41,21 @@ def figure(record_property: Callable[[str, object], None]) -> Figure:
     return keep
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The table: promise and figures, as Markdown."""
-    figures: defaultdict[int, list[str]] = defaultdict(list)
-    for report in terminalreporter.stats.get("passed", []):
-        for name, what in report.user_properties:
-            if name.startswith(_PREFIX):
-                figures[int(name.removeprefix(_PREFIX))].append(str(what))
-    if figures:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-        terminalreporter.write_sep("-", f"promises, {commit.stdout.strip() or 'no commit'}")
+    figures = {
+        report.nodeid: [(name.removeprefix(_PREFIX), what) for name, what in report.user_properties if _PREFIX in name]
+        for report in terminalreporter.stats.get("passed", [])
+    }
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    of = commit.stdout.strip() or "no commit"
+    if _is_long():  # which is two runs, one after the other
+        figures = config.cache.get(f"faults/{of}", {}) | figures
+        config.cache.set(f"faults/{of}", figures)
+    rows = [(int(number), what) for told in figures.values() for number, what in told]
+    if rows:
+        terminalreporter.write_sep("-", f"promises, {of}")
         terminalreporter.write_line("| | promise | figures |\n|---|---|---|")
         for number, promise in PROMISES.items():
-            if number in figures:
-                terminalreporter.write_line(f"| {number} | {promise} | {'; '.join(figures[number])} |")
+            if told := [what for of_promise, what in rows if of_promise == number]:
+                terminalreporter.write_line(f"| {number} | {promise} | {'; '.join(told)} |")

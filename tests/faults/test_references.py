@@ -231,6 +231,7 @@ async def test_other_schemes_open_nothing(trap: Trap) -> None:
 # ---- servers that lie, dawdle or never end
 
 
+@pytest.mark.alone
 async def test_a_server_costs_no_more_than_it_may(long: bool, figure: Figure) -> None:
     rounds = 20 if long else 1
     slowest, highest = 0.0, 0
@@ -243,8 +244,7 @@ async def test_a_server_costs_no_more_than_it_may(long: bool, figure: Figure) ->
                 elapsed, memory = time.monotonic() - started, tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
-        # Twenty at once, beside other tests: the time may be up before anything else is.
-        assert set(answers) <= (wanted | {"fetch_timeout"} if long else wanted), (name, answers)
+        assert set(answers) <= wanted, (name, answers)
         assert elapsed < LIMITS.timeout_s + _SLACK_S, (name, elapsed)
         # The body as it grows, the copy that is handed on, and what the connection and the server here hold back.
         assert memory < rounds * (4 * LIMITS.max_bytes + (1 << 20)), (name, memory)
