@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     }
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     of = commit.stdout.strip() or "no commit"
-    if _is_long():  # which is two runs, one after the other
+    if _is_long() and config.pluginmanager.has_plugin("cacheprovider"):  # which is two runs, one after the other
         figures = config.cache.get(f"faults/{of}", {}) | figures
         config.cache.set(f"faults/{of}", figures)
     rows = [(int(number), what) for told in figures.values() for number, what in told]
