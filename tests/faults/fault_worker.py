@@ -106,9 +106,9 @@ class _Trap:
         found = {}
         for app in self.apps:
             thread = app._consumer._thread if app._consumer is not None else None
-            consumer = getattr(thread, "_consumer", None)
-            if consumer is not None:
-                found[str(app.conf.id)] = str(consumer._coordinator.member_id)
+            coordinator = getattr(getattr(thread, "_consumer", None), "_coordinator", None)
+            if coordinator is not None:  # else it is just connecting
+                found[str(app.conf.id)] = str(coordinator.member_id)
         return found
 
 
