@@ -33,18 +33,19 @@ def domain_index(domain: str) -> int:
     raise ValueError(f"unknown domain {domain!r}, expected one of {', '.join(DOMAINS)}")
 
 
-def to_pixels(image: Image.Image) -> Pixels:
+def to_pixels(image: Image.Image, longest: int = INPUT_PX) -> Pixels:
     """The whole picture, scaled to fit and centred on a white square.
 
     Padded, not cropped and not stretched: the hem and the sleeves that a centre crop cuts away are what tells one
     garment from another, and stretching changes the cut. White, because packshots already stand on it, so the padding
     of a packshot is no edge.
 
+    longest: how many pixels of the square its longer side takes.
     Shape: image of mode RGB, any size -> (224, 224, 3) uint8, contiguous.
     """
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, not {image.mode}")
-    scale = INPUT_PX / max(image.size)
+    scale = longest / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     fitted = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
     if (width, height) == (INPUT_PX, INPUT_PX):

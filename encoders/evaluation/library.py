@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from encoders.embedding import Embedder, Vectors
 from encoders.evaluation.suites import Picture, Suite
-from encoders.preprocess import DOMAINS, Domain, to_pixels
+from encoders.preprocess import DOMAINS, Domain, Pixels, to_pixels
 
 _CHUNK: Final = 32  # pictures made, embedded and forgotten at a time
 _PROBES: Final = 4
 
 Tick = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much of it is done, of how much."""
+
+ToPixels = Callable[[Image.Image], Pixels]
+"""What a model is shown of a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,8 @@ class Model:
 class Library:
     """Vectors by model, picture and domain. `tick` hears of what is computed."""
 
-    def __init__(self, models: Sequence[Model], tick: Tick) -> None:
-        self.models, self._tick = models, tick
+    def __init__(self, models: Sequence[Model], tick: Tick, pixels: ToPixels = to_pixels) -> None:
+        self.models, self._tick, self._pixels = models, tick, pixels
         self._known: dict[tuple[str, str, Domain], Vectors] = {}
 
     def prepare(self, suite: Suite, models: Sequence[Model] | None = None, exchanged: bool = False) -> None:
@@ -52,7 +56,7 @@ class Library:
 
     def ignores_the_flag(self, model: Model, suite: Suite) -> bool:
         """Whether a few pictures of a suite have the same vector under both domains."""
-        pixels = [to_pixels(query.picture.make()) for query in suite.queries[:_PROBES]]
+        pixels = [self._pixels(query.picture.make()) for query in suite.queries[:_PROBES]]
         first, second = (model.embedder.pixels(pixels, domain) for domain in DOMAINS)
         return bool((first == second).all())
 
@@ -67,7 +71,7 @@ class Library:
         for start in range(0, len(waiting), _CHUNK):
             self._tick(what, start, len(waiting))
             chunk = waiting[start : start + _CHUNK]
-            pixels = [to_pixels(picture.make()) for picture in chunk]
+            pixels = [self._pixels(picture.make()) for picture in chunk]
             for model in models:
                 rows = model.embedder.pixels(pixels, domain)
                 for picture, row in zip(chunk, rows, strict=True):

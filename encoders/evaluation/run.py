@@ -10,9 +10,10 @@ from encoders.embedding import Vectors
 from encoders.evaluation import metrics
 from encoders.evaluation.bootstrap import Interval, Resamples
 from encoders.evaluation.figures import Figures, measure, number
-from encoders.evaluation.library import Library, Model, Tick
+from encoders.evaluation.library import Library, Model, Tick, ToPixels
 from encoders.evaluation.metrics import Gap, Judged, Matrix
 from encoders.evaluation.suites import Suite
+from encoders.preprocess import to_pixels
 
 CALIBRATION_RATE: Final = 0.005
 """Share of unrelated products that a threshold chosen here lets through, as for the shipped policy."""
@@ -72,9 +73,15 @@ def gained(result: Result, base: Result) -> Interval:
     return Resamples(clusters).mean(difference[asked])
 
 
-def evaluate(models: Sequence[Model], suites: Iterable[Suite], calibration: Suite, tick: Tick) -> Iterator[Result]:
+def evaluate(
+    models: Sequence[Model],
+    suites: Iterable[Suite],
+    calibration: Suite,
+    tick: Tick,
+    pixels: ToPixels = to_pixels,
+) -> Iterator[Result]:
     """Every suite by every model, suite by suite. `calibration` chooses the threshold of a model that brings none."""
-    library = Library(models, tick)
+    library = Library(models, tick, pixels)
     thresholds = {
         model.name: choose_threshold(library, model, calibration) if model.threshold is None else model.threshold
         for model in models

@@ -1,0 +1,156 @@
+"""Where the subject stands: the same thing in the same box, whatever is put around it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from encoders import synthetic
+from encoders.evaluation.command import SHIPPED, Named, Request, measure
+from encoders.preprocess import to_pixels
+from encoders.subject import Box, components, subject_box, subject_pixels
+
+WHITE, CREAM, TEAL = (255, 255, 255), (240, 238, 235), (0, 120, 130)
+GARMENT = Box(60, 40, 200, 280)
+
+
+def packshot(ground: tuple[int, int, int] = CREAM) -> Image.Image:
+    """A checked garment on a plain ground."""
+    image = Image.new("RGB", (260, 360), ground)
+    draw = ImageDraw.Draw(image)
+    for y in range(GARMENT.top, GARMENT.bottom, 20):
+        for x in range(GARMENT.left, GARMENT.right, 20):
+            fill = (150, 30, 40) if (x + y) // 20 % 2 else (40, 40, 90)
+            draw.rectangle((x, y, min(x + 19, GARMENT.right - 1), min(y + 19, GARMENT.bottom - 1)), fill=fill)
+    return image
+
+
+def framed(image: Image.Image) -> Image.Image:
+    around = Image.new("RGB", (image.width + 70, image.height + 90), TEAL)
+    around.paste(image, (20, 50))
+    return around
+
+
+def with_badge(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    ImageDraw.Draw(image).ellipse((8, 300, 50, 342), fill=TEAL)
+    return image
+
+
+def on_a_page(image: Image.Image) -> Image.Image:
+    page = Image.new("RGB", (image.width + 60, image.height + 120), WHITE)
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((0, 0, page.width, 28), fill=TEAL)
+    draw.rectangle((12, 8, 40, 18), fill=WHITE)
+    page.paste(image, (35, 30))
+    for line in range(3):
+        draw.rectangle((10, image.height + 45 + 20 * line, 200, image.height + 48 + 20 * line), fill=(140, 140, 145))
+    return page
+
+
+def in_a_frame_in_a_frame(image: Image.Image) -> Image.Image:
+    around = Image.new("RGB", (image.width + 200, image.height + 160), WHITE)
+    around.paste(framed(image), (60, 30))
+    return around
+
+
+def cut(image: Image.Image) -> Image.Image:
+    return image.crop((30, 20, 240, 330))
+
+
+@pytest.mark.parametrize("change", [packshot, framed, with_badge, on_a_page, in_a_frame_in_a_frame, cut])
+def test_what_is_around_it_changes_nothing(change: Callable[..., Image.Image]) -> None:
+    image = packshot()
+    changed = image if change is packshot else change(image)
+    found = changed.crop(subject_box(changed)).resize((64, 64))
+    expected = image.crop(subject_box(image)).resize((64, 64))
+    difference = np.abs(np.asarray(found, np.int16) - np.asarray(expected, np.int16))
+    assert difference.mean() < 12  # whole pictures, but for the badge: 37 to 86
+
+
+def test_a_model_sees_it_in_one_size() -> None:
+    image = packshot()
+    for copy in (framed(image), on_a_page(image), cut(image)):
+        seen, known = subject_pixels(copy), subject_pixels(image)
+        assert seen.shape == (224, 224, 3)
+        off = np.abs(seen.astype(np.int16) - known).mean()
+        whole = np.abs(to_pixels(copy).astype(np.int16) - to_pixels(image)).mean()
+        assert off < whole / 2
+
+
+def test_a_street_photograph_is_seen_whole() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8))
+    assert (subject_pixels(noise) == to_pixels(noise)).all()
+
+
+def test_evaluate_measures_what_it_does_to_a_model(tmp_path: Path) -> None:
+    rows = ["query,item,label,cluster,kind"]
+    for name, image in {"one": packshot(), "two": packshot((250, 250, 250)).rotate(180)}.items():
+        image.save(tmp_path / f"{name}.png")
+        framed(image).save(tmp_path / f"{name}-framed.png")
+        rows.append(f"{name}-framed.png,{name}.png,duplicate,{name},frame")
+    (tmp_path / "suite.csv").write_text("\n".join(rows) + "\n")
+    whole, subject = (
+        measure(
+            Request([Named("shipped", SHIPPED, 0.9)], [str(tmp_path)], quick=True, subject=subject), lambda *_: None
+        )[0].whole.median_truth
+        for subject in (False, True)
+    )
+    assert subject > 0.97 > whole
+
+
+def test_it_is_the_garment_with_a_small_margin() -> None:
+    box = subject_box(packshot())
+    assert all(abs(found - wanted) <= 14 for found, wanted in zip(box, GARMENT, strict=True))
+    assert box.left < GARMENT.left
+    assert box.top < GARMENT.top
+    assert box.right > GARMENT.right
+    assert box.bottom > GARMENT.bottom
+
+
+def test_both_of_a_pair_belong_to_it() -> None:
+    image = Image.new("RGB", (300, 200), WHITE)
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((30, 60, 120, 150), fill=TEAL)
+    draw.ellipse((180, 70, 260, 150), fill=TEAL)
+    box = subject_box(image)
+    assert box.left <= 30
+    assert box.right >= 260
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (3, 2), (5000, 1), (640, 480)])
+def test_a_plain_picture_is_its_own_subject(size: tuple[int, int]) -> None:
+    assert subject_box(Image.new("RGB", size, TEAL)) == (0, 0, *size)
+
+
+def test_without_a_plain_ground_there_is_nothing_to_cut_off() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
+    assert subject_box(Image.fromarray(noise)) == (0, 0, 200, 300)
+
+
+def test_what_is_tiny_is_not_the_subject() -> None:
+    image = Image.new("RGB", (300, 300), WHITE)
+    ImageDraw.Draw(image).rectangle((10, 10, 30, 30), fill=TEAL)
+    assert subject_box(image) == (0, 0, 300, 300)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.floats(0, 1))
+def test_components_are_those_of_opencv(seed: int, height: int, width: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2]
+    expected = sorted((int(x), int(y), int(x + w), int(y + h)) for x, y, w, h, _ in stats[1:])
+    assert sorted(components(mask)) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 400), st.integers(2, 400))
+def test_a_box_lies_within_its_picture(number: int, width: int, height: int) -> None:
+    box = subject_box(synthetic.design(synthetic.garment(number % 50), 128).resize((width, height)))
+    assert 0 <= box.left < box.right <= width
+    assert 0 <= box.top < box.bottom <= height
