@@ -25,6 +25,16 @@ class Broken(Exception):
     """What a test lets happen in the middle of something."""
 
 
+def breaking(effect: str) -> Callable[[str], None]:
+    """A hook that lets it happen at one effect."""
+
+    def hook(name: str) -> None:
+        if name == effect:
+            raise Broken
+
+    return hook
+
+
 class Installation:
     """Everything that outlives an owner: log, ledger, rows, and the folder with the checkpoint."""
 

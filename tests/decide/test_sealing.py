@@ -15,6 +15,7 @@ from tests.decide.installation import (
     INDEXES,
     Broken,
     Installation,
+    breaking,
     design,
     feed,
     items,
@@ -76,12 +77,7 @@ async def test_what_dies_while_it_is_sealed_is_collected(tmp_path: Path) -> None
 async def test_rows_of_a_seal_that_a_crash_broke_off_are_collected_too(tmp_path: Path) -> None:
     log = [CONFIG, *items(30), *(LogRecord(kind="delete", id=f"i{n}", source="c/0", src=50 + n) for n in range(30))]
     here = Installation(tmp_path, log, seal_rows=20)
-
-    def fail(name: str) -> None:
-        if name == "after write":
-            raise Broken
-
-    here.hook = fail
+    here.hook = breaking("after write")
     async with here.owner() as shard:
         await shard.process(here.entries[:31])
         with pytest.raises(Broken):
@@ -134,12 +130,7 @@ async def test_deletes_alone_are_collected_when_idle(tmp_path: Path) -> None:
 
 async def test_an_error_of_a_seal_comes_out_once(tmp_path: Path) -> None:
     here = Installation(tmp_path, [CONFIG, *items(40)])
-
-    def fail(name: str) -> None:
-        if name == "before write":
-            raise Broken
-
-    here.hook = fail
+    here.hook = breaking("before write")
     async with here.owner() as shard:
         await shard.process(here.entries[:30])
         with pytest.raises(Broken):

@@ -23,6 +23,7 @@ from tests.decide.installation import (
     INDEXES,
     Broken,
     Installation,
+    breaking,
     design,
     feed,
     folded,
@@ -141,12 +142,7 @@ async def test_what_was_published_before_a_crash_is_not_said_again(
 
     async with here.owner() as shard:
         await shard.process(here.entries[:11])
-
-        def fail(name: str) -> None:
-            if name == effect:
-                raise Broken
-
-        here.hook = fail
+        here.hook = breaking(effect)
         with pytest.raises(Broken):
             await shard.process(here.entries[11:])
     here.hook = lambda _: None

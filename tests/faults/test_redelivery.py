@@ -10,6 +10,7 @@ from typing import Any
 import faust.transport.consumer
 
 from streams.kafka.delivery import Flow, pump
+from tests.kafka.working import Work
 
 _COMMITTED = 3
 
@@ -65,16 +66,6 @@ class App:
     def let_go(self, message: Any) -> None: ...
 
     def pass_over(self, topic: str, partition: int, low: int, high: int) -> None: ...
-
-
-class Work:
-    def __init__(self) -> None:
-        self.done: list[int] = []
-
-    async def prepare(self, events: Sequence[Any]) -> None: ...
-
-    async def finish(self, events: Sequence[Any], prepared: None) -> None:
-        self.done += [event.message.offset for event in events]
 
 
 async def pumped(offsets: Sequence[int], size: int) -> tuple[list[int], list[int]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,13 @@ from streams.errors import Fatal
 from streams.kafka.delivery import DeliveryApp, Flow, pump
 from streams.kafka.partition import read_to_end
 from streams.local import LocalStack
+from tests.kafka.working import Work
 
 pytestmark = [pytest.mark.stack, pytest.mark.kafka]
 
 COMPACTED = {
     "cleanup.policy": "compact", "segment.ms": "50", "min.cleanable.dirty.ratio": "0.0", "delete.retention.ms": "0",
 }  # fmt: skip
-
-
-class Work:
-    def __init__(self) -> None:
-        self.done: list[int] = []
-
-    async def prepare(self, events: Sequence[Any]) -> None: ...
-
-    async def finish(self, events: Sequence[Any], prepared: None) -> None:
-        self.done += [event.message.offset for event in events]
 
 
 @asynccontextmanager
