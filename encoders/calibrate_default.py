@@ -34,7 +34,7 @@ from encoders.described import LATTICE, Described, HashRule, distances, similari
 from encoders.embedding import session
 from encoders.negatives import Neighbours, nearest_products
 from encoders.policy_toml import Rest, render, steps
-from encoders.preprocess import encoder_version, to_pixels
+from encoders.preprocess import Domain, domain_index, encoder_version, to_pixels, to_windows
 
 GALLERY: Final = 6_000
 COPIES: Final = 1_000
@@ -47,7 +47,7 @@ MARGIN: Final = (4, 2)  # bits and colour levels by which a hash rule could be l
 PLAIN_COPIES: Final = ("reencode", "resize")  # what the hash rule is for
 
 
-def describe(images: Iterable[Image.Image], model: Any) -> Described:
+def describe(images: Iterable[Image.Image], model: Any, domain: Domain = "generated") -> Described:
     """Vectors, hashes and colours, as the service makes them of pictures under 1024 px (`streams/embed/images.py`).
     model: an ONNX Runtime session."""
     rows = []
@@ -55,20 +55,23 @@ def describe(images: Iterable[Image.Image], model: Any) -> Described:
         # 64 x 64 is PDQ's own inner size. Brought there by Pillow, a copy of 0.4 to 0.9 of the size has a median
         # distance of 2 bits; left to PDQ's box filter, which depends on the size, 26.
         bits, quality = pdqhash.compute(np.array(image.resize((64, 64), Image.Resampling.BICUBIC, reducing_gap=3.0)))
-        colour = np.array(image.resize((4, 4), Image.Resampling.BOX), np.int16).ravel()
-        inputs = {"pixels": to_pixels(image)[None], "domain": np.zeros((1, 1), np.int32)}
-        vector = np.rint(model.run(["embedding"], inputs)[0][0] * LATTICE)
-        rows.append((vector.astype(np.float32), (2 * bits - 1).astype(np.int8), np.int16(quality), colour))
-    return Described(*(np.array(column) for column in zip(*rows, strict=True)))
+        colour = image.resize((4, 4), Image.Resampling.BOX).tobytes()
+        pixels = to_pixels(image)[None]
+        if domain == "catalog":
+            pixels = np.concatenate([pixels, to_windows(image)])
+        inputs = {"pixels": pixels, "domain": np.full((len(pixels), 1), domain_index(domain), np.int32)}
+        vectors = np.rint(model.run(["embedding"], inputs)[0] * LATTICE)
+        rows.append((vectors, np.packbits(bits).tobytes(), quality, colour))
+    return Described.of(*zip(*rows, strict=True))
 
 
-def cached(path: Path, images: Iterable[Image.Image], model: Any) -> Described:
+def cached(path: Path, images: Iterable[Image.Image], model: Any, domain: Domain = "generated") -> Described:
     """`describe`, once."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, *describe(images, model))
+        np.savez(path, *describe(images, model, domain))
     with np.load(path) as stored:
-        return Described(*(stored[f"arr_{i}"] for i in range(4)))
+        return Described(*(stored[f"arr_{i}"] for i in range(len(stored.files))))
 
 
 class Pairs(NamedTuple):
@@ -149,7 +152,7 @@ def calibrate(
     work = cache / f"{version}-{seed}"
     shop = hm(data)
     shop = [shop[i] for i in sorted(rng.permutation(len(shop))[:GALLERY])]
-    gallery = cached(work / "gallery.npz", (load(photo.path) for photo in shop), network)
+    gallery = cached(work / "gallery.npz", (load(photo.path) for photo in shop), network, "catalog")
     groups, chooses = np.array([photo.group for photo in shop]), products_half(photo.group for photo in shop)
     same = same_thing(shop)
     strangers = {}

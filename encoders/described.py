@@ -22,33 +22,48 @@ _BLOCK: Final = 256  # queries at a time: flat memory whatever the gallery
 
 
 class Described(NamedTuple):
-    """What the service knows of n pictures.
+    """What the service knows of n pictures. As a catalogue they have m windows too (`encoders.preprocess.to_windows`):
+    `window_of` says of which picture each is, ascending.
 
-    Shape: vectors (n, dim) float32 lattice values, bits (n, 256) int8 of -1 and 1, quality (n,), colour (n, 48) int16.
+    Shape: vectors (n, dim) float32 lattice values, bits (n, 256) int8 of -1 and 1, quality (n,), colour (n, 48) int16,
+    windows (m, dim), window_of (m,).
     """
 
     vectors: NDArray[np.float32]
     bits: NDArray[np.int8]
     quality: NDArray[np.int16]
     colour: NDArray[np.int16]
+    windows: NDArray[np.float32]
+    window_of: NDArray[np.intp]
 
     @classmethod
     def of(
-        cls, vectors: NDArray[Any], hashes: Sequence[bytes], quality: Sequence[int], colours: Sequence[bytes]
+        cls,
+        vectors: Sequence[NDArray[Any]],
+        hashes: Sequence[bytes],
+        quality: Sequence[int],
+        colours: Sequence[bytes],
     ) -> "Described":
-        """From what log records hold. Shape: vectors (n, dim) lattice values; n hashes of 32 bytes, colours of 48."""
+        """From what log records hold. Shape: n arrays of vectors (1 + windows, dim), lattice values; n hashes of 32
+        bytes, colours of 48."""
         n = len(hashes)
         bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(n, 256)
         return cls(
-            vectors.astype(np.float32),
+            np.stack([own[0] for own in vectors]).astype(np.float32),
             2 * bits.astype(np.int8) - 1,
             np.array(quality, np.int16),
             np.frombuffer(b"".join(colours), np.uint8).reshape(n, 48).astype(np.int16),
+            np.concatenate([own[1:] for own in vectors]).astype(np.float32),
+            np.repeat(np.arange(n), [len(own) - 1 for own in vectors]),
         )
 
     def at(self, rows: NDArray[np.intp] | slice) -> "Described":
         """Some of the pictures."""
-        return Described(self.vectors[rows], self.bits[rows], self.quality[rows], self.colour[rows])
+        chosen = np.arange(len(self.quality))[rows]
+        begin, end = (np.searchsorted(self.window_of, chosen, side) for side in ("left", "right"))
+        windows = np.concatenate([np.arange(0), *map(np.arange, begin, end)])
+        return Described(self.vectors[rows], self.bits[rows], self.quality[rows], self.colour[rows],
+                         self.windows[windows], np.repeat(np.arange(len(chosen)), end - begin))  # fmt: skip
 
     def asking(self, leave_out: int) -> "Described":
         """As designs under a policy that does not compare so many numbers at the end of their vectors."""
@@ -67,8 +82,10 @@ class HashRule(NamedTuple):
 
 
 def similarity(a: Described, b: Described) -> NDArray[np.float32]:
-    """Exact lattice cosines, at most 1. Shape: (n, m)."""
-    return np.minimum(a.vectors @ b.vectors.T / LATTICE**2, 1)
+    """Exact lattice cosines of a's pictures with b's or their best window, at most 1. Shape: (n, m)."""
+    products = a.vectors @ b.vectors.T
+    np.maximum.at(products.T, b.window_of, b.windows @ a.vectors.T)
+    return np.minimum(products / LATTICE**2, 1)
 
 
 def distances(a: Described, b: Described) -> NDArray[np.int16]:

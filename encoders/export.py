@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from encoders.data import EDITS, Photo, load
 from encoders.embedding import Embedder
-from encoders.preprocess import canary_pixels, encoder_version
+from encoders.preprocess import PIXELS, canary_pixels, encoder_version
 
 Floats = NDArray[np.float64]
 
@@ -59,6 +59,7 @@ def write_onnx(module: torch.nn.Module, path: Path, inputs: dict[str, torch.Tens
     model = program.model_proto
     model.producer_name, model.producer_version, model.doc_string = "design-dedup", "", ""
     del model.metadata_props[:], model.graph.metadata_props[:], model.functions[:]
+    model.metadata_props.add(key="pixels", value=str(PIXELS))
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output,
                  *model.graph.initializer):  # fmt: skip
         part.doc_string = ""
@@ -75,6 +76,7 @@ def write_canary(model: Path) -> None:
     vector = Embedder(model).pixels([pixels], "catalog")[0]
     answer = {
         "version": encoder_version(model),
+        "pixels": PIXELS,
         "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "vector": [round(float(value), 7) for value in vector],
     }

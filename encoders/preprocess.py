@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from encoders.subject import is_cluttered, subject_box
+
 Pixels = NDArray[np.uint8]
+
+PIXELS: Final = 2
+"""The number of what `to_pixels` and `to_windows` do. A model made for other pixels is not used, and as the number
+stands in every model, vectors of other pixels have another version. 1: the whole picture, and no windows."""
 
 INPUT_PX: Final = 224
 """Height and width of what the encoder reads, in pixels: the size EfficientNet-Lite0 was trained at."""
@@ -20,6 +26,12 @@ INPUT_PX: Final = 224
 Domain = Literal["catalog", "generated"]
 DOMAINS: Final[tuple[Domain, ...]] = get_args(Domain)
 """Where a picture comes from; its place here is the integer the model receives. Never reorder, only append."""
+
+_SUBJECT_PX: Final = round(0.85 * INPUT_PX)
+"""About what a garment takes of a packshot."""
+
+_WINDOWS: Final = ((0.6, 6), (0.4, 8))
+"""Sides of the windows, in shorter sides of the picture, and how many there are of each size."""
 
 _WHITE: Final = (255, 255, 255)
 _REDUCING_GAP: Final = 2.0  # box-reduce to at most twice the target first: cheaper, invisible below a bicubic filter
@@ -33,18 +45,44 @@ def domain_index(domain: str) -> int:
     raise ValueError(f"unknown domain {domain!r}, expected one of {', '.join(DOMAINS)}")
 
 
-def to_pixels(image: Image.Image, longest: int = INPUT_PX) -> Pixels:
-    """The whole picture, scaled to fit and centred on a white square.
+def to_pixels(image: Image.Image) -> Pixels:
+    """The subject of a picture, scaled to one size and centred on a white square: a copy that was framed or cut off
+    close to the garment looks like one with all its margins (`encoders.subject`). A picture without a plain ground is
+    shown whole.
 
-    Padded, not cropped and not stretched: the hem and the sleeves that a centre crop cuts away are what tells one
-    garment from another, and stretching changes the cut. White, because packshots already stand on it, so the padding
+    Padded and not stretched: stretching changes the cut. White, because packshots stand on it already, so the padding
     of a packshot is no edge.
-
-    longest: how many pixels of the square its longer side takes.
     Shape: image of mode RGB, any size -> (224, 224, 3) uint8, contiguous.
     """
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, not {image.mode}")
+    box = subject_box(image)
+    return _on_square(image, INPUT_PX) if box == (0, 0, *image.size) else _on_square(image.crop(box), _SUBJECT_PX)
+
+
+def to_windows(image: Image.Image) -> Pixels:
+    """Parts of a cluttered picture, each as `to_pixels` shows a picture; none of a picture with a plain ground.
+
+    In a street photograph a garment is a tenth of what is seen, and one vector of the whole holds little of it. So the
+    catalogue keeps vectors of squares along the middle of a photograph's longer side too, since people put there what
+    they take a picture of.
+    Shape: image of mode RGB, any size -> (windows, 224, 224, 3) uint8.
+    """
+    if not is_cluttered(image):
+        return np.empty((0, INPUT_PX, INPUT_PX, 3), np.uint8)
+    shorter, longer = sorted(image.size)
+    crops = []
+    for share, count in _WINDOWS:
+        side = share * shorter
+        across = (shorter - side) / 2
+        for along in np.linspace(0, longer - side, count):
+            left, top = (along, across) if image.width > image.height else (across, along)
+            crops.append(image.crop((round(left), round(top), round(left + side), round(top + side))))
+    return np.stack([to_pixels(crop) for crop in crops])
+
+
+def _on_square(image: Image.Image, longest: int) -> Pixels:
+    """The whole picture, its longer side `longest` pixels of the square."""
     scale = longest / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     fitted = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)

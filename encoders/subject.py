@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoders.preprocess import INPUT_PX, Pixels, to_pixels
-
 _SIDE: Final = 128
 """Pixels of the longer side of the copy that is looked at."""
 _NEAR: Final = 10
@@ -32,8 +30,6 @@ _LEAST: Final = 0.04
 """Share of a window under which something on it is not the subject."""
 _MARGIN: Final = 0.03
 """Of the longer side of the subject, left around it."""
-_SUBJECT_PX: Final = round(0.85 * INPUT_PX)
-"""About what a garment takes of a packshot."""
 
 
 class Box(NamedTuple):
@@ -76,11 +72,9 @@ def subject_box(image: Image.Image) -> Box:
     )
 
 
-def subject_pixels(image: Image.Image) -> Pixels:
-    """The subject instead of the whole picture, always of one size, so that a copy that was cut off close to it looks
-    like one with all its margins. Shape: image of mode RGB, any size -> (224, 224, 3) uint8."""
-    box = subject_box(image)
-    return to_pixels(image) if box == (0, 0, *image.size) else to_pixels(image.crop(box), _SUBJECT_PX)
+def is_cluttered(image: Image.Image) -> bool:
+    """Whether the picture is its own subject."""
+    return subject_box(image) == (0, 0, *image.size)
 
 
 def _inner(window: NDArray[np.int16], *, is_first: bool) -> Box | None:

@@ -23,10 +23,15 @@ from streams.errors import Fatal, Invalid
 
 LATTICE: Final = 2048
 UNIT: Final = LATTICE * LATTICE
-REVISIONS: Final = 100
 """The similarity 1.0 on the integer scale on which everything is compared."""
 
+REVISIONS: Final = 100
+"""The most verdicts that one change of the catalogue may revise."""
+
 MAX_IMAGES: Final = 8
+MAX_WINDOWS: Final = 15
+"""Of one picture."""
+
 MAX_VERSION: Final = 2**63 - 1
 """What MessagePack and SQLite hold."""
 
@@ -115,7 +120,8 @@ class Picture(Struct, frozen=True, array_like=True):
     """What the log keeps of one picture, never the picture itself.
 
     digest: SHA-256 of the file, 32 bytes. hash: PDQ, 32 bytes. quality: PDQ's, 0 to 100. colour: the mean RGB of a
-    4 x 4 grid, 48 bytes. vector: int16 little-endian lattice vector, `2 * dim` bytes.
+    4 x 4 grid, 48 bytes. vector: int16 little-endian lattice vectors of `2 * dim` bytes each, the whole picture's and
+    one for each of the `windows` it was looked at through too.
     """
 
     digest: bytes
@@ -123,6 +129,12 @@ class Picture(Struct, frozen=True, array_like=True):
     quality: int
     colour: bytes
     vector: bytes
+    windows: Annotated[int, Meta(ge=0, le=MAX_WINDOWS)] = 0
+
+    def vectors(self) -> list[bytes]:
+        """One by one."""
+        size = len(self.vector) // (1 + self.windows)
+        return [self.vector[start : start + size] for start in range(0, len(self.vector), size)]
 
 
 Threshold = Annotated[float, Meta(gt=0, le=1)]

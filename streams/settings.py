@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     embed_wait_ms: int = Field(5, ge=0, description="How long embed waits to fill a batch.")
     embed_depth: int = Field(3, ge=1, le=16, description="Batches of embed in flight.")
     decode_threads: int = Field(2, ge=1, description="Processes that decode pictures.")
+    windows: bool = Field(
+        True, description="Whether cluttered photographs of the catalogue are looked at through windows too."
+    )
     cache_entries: int = Field(10_000, ge=0, description="Pictures whose vectors are kept by digest.")
     decide_batch: int = Field(256, ge=1, le=2048, description="Most records in one batch of decide.")
     decide_wait_ms: int = Field(3, ge=0, description="How long decide waits to fill a batch.")

@@ -137,6 +137,15 @@ def picture(look: int, variant: int, encoder: str, dim: int) -> Picture:
     return Picture(digest, hashed.tobytes(), how.quality, colours.tobytes(), lattice(unrelated).tobytes())
 
 
+def in_catalog(look: int, variant: int, encoder: str, dim: int) -> Picture:
+    """The same picture as an item has it: through some, other looks are seen as well."""
+    seen = picture(look, variant, encoder, dim)
+    if look in (PLACEHOLDER, EDGE) or not (windows := (look + variant) % 3):
+        return seen
+    others = [picture(look + n, (variant + n) % VARIANTS, encoder, dim).vector for n in range(1, 1 + windows)]
+    return msgspec.structs.replace(seen, vector=b"".join([seen.vector, *others]), windows=windows)
+
+
 def _direction(rng: np.random.Generator, dim: int) -> NDArray[np.float32]:
     vector = rng.normal(size=dim)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
@@ -192,7 +201,7 @@ class _Maker:
             id=name,
             source=source,
             src=self._offset(source),
-            pictures=tuple(picture(*look, self._encoder, self._dim) for look in looks),
+            pictures=self._pictures(kind, looks),
             encoder=self._encoder if looks else "",
             category=category,
             title=f"{name} “{category}”" if looks else "",
@@ -204,6 +213,10 @@ class _Maker:
         )
         self._sent.append((record, looks))
         self.log.append(record)
+
+    def _pictures(self, kind: str, looks: Looks) -> tuple[Picture, ...]:
+        see = in_catalog if kind == "upsert" else picture
+        return tuple(see(*look, self._encoder, self._dim) for look in looks)
 
     def _publish(self, name: str, looks: Looks, extra: int) -> None:
         self._designs.setdefault(name, []).append(looks)
@@ -278,8 +291,7 @@ class _Maker:
             return
         old, looks = sent[-1 - extra % len(sent)]
         if extra % 3 == 0 and looks:
-            pictures = tuple(picture(*look, self._encoder, self._dim) for look in looks)
-            old = msgspec.structs.replace(old, pictures=pictures, encoder=self._encoder)
+            old = msgspec.structs.replace(old, pictures=self._pictures(old.kind, looks), encoder=self._encoder)
         self.log.append(old)
 
 

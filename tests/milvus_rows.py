@@ -9,7 +9,7 @@ import msgspec
 
 from streams.decide.checkpoint import Checkpoint
 from streams.decide.store import MilvusStore
-from streams.decide.things import PICTURES, place_of, position_of, row_key
+from streams.decide.things import ROWS, place_of, position_of, row_key
 from streams.transport import milvus_options
 from tests import oracle
 
@@ -55,7 +55,7 @@ async def stored(service: "Service", shard: int, records: Sequence[Any], folded:
 
 def _live_keys(folded: oracle.Folded, shard: int) -> set[int]:
     return {
-        row_key(shard, place, picture) for key, place in folded.live.items() for picture in range(folded.pictures[key])
+        row_key(shard, place, number) for key, place in folded.live.items() for number in range(folded.vectors[key])
     }
 
 
@@ -66,7 +66,7 @@ def _checkpoints(service: "Service", shard: int) -> tuple[int, set[int]]:
     for path in service.folder.rglob(f"shard-{shard}.sqlite"):
         checkpoint = Checkpoint(path)
         sealed = max(sealed, checkpoint.head.sealed)
-        garbage |= {key for key, _ in checkpoint.garbage(checkpoint.head.next * PICTURES)}
+        garbage |= {key for key, _ in checkpoint.garbage(checkpoint.head.next * ROWS)}
         checkpoint.close()
     return sealed, garbage
 
@@ -75,11 +75,15 @@ def _vectors(log: dict[int, dict[str, Any]], folded: oracle.Folded, shard: int) 
     """What the rows of each record, and of what exists, may hold."""
     vectors = defaultdict[int, list[bytes]](list)
     for position, record in log.items():
-        for n, picture in enumerate(record.get("pictures", ())):
-            vectors[row_key(shard, position, n)].append(picture[-1])
+        for n, vector in enumerate(_rows(record.get("pictures", ()))):
+            vectors[row_key(shard, position, n)].append(vector)
     for key, place in folded.live.items():
         if place != position_of(place):  # what another record let exist again has the pictures of its own one
-            own = [r["pictures"] for r in log.values() if r.get("pictures") and oracle._key(r) == key]
-            for n in range(folded.pictures[key]):
-                vectors[row_key(shard, place, n)] = [pictures[n][-1] for pictures in own if n < len(pictures)]
+            own = [_rows(r["pictures"]) for r in log.values() if r.get("pictures") and oracle._key(r) == key]
+            for n in range(folded.vectors[key]):
+                vectors[row_key(shard, place, n)] = [rows[n] for rows in own if n < len(rows)]
     return vectors
+
+
+def _rows(pictures: Sequence[Any]) -> list[bytes]:
+    return [vector for picture in pictures for vector in oracle.vectors(picture)]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ Record = dict[str, Any]
 @dataclass
 class Folded:
     """verdicts: by position. revised: those that revise one, by verdict_id. live: where the pictures stand of what
-    exists at the end (see `_Thing.place`); pictures: how many they are. owed: how often a verdict is published again,
+    exists at the end (see `_Thing.place`); vectors: how many they have. owed: how often a verdict is published again,
     at least, by its id. floods: how many verdicts a change of the catalogue would have revised where that were too
     many, by position. rows: how many pictures existed just before each position's verdict. counts: what happened in the
     log."""
@@ -33,7 +33,7 @@ class Folded:
     verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)
     revised: dict[str, dict[str, Any]] = field(default_factory=dict)
     live: dict[Key, int] = field(default_factory=dict)
-    pictures: dict[Key, int] = field(default_factory=dict)
+    vectors: dict[Key, int] = field(default_factory=dict)
     owed: Counter[str] = field(default_factory=Counter)
     floods: dict[int, int] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Folded:
 class _Thing:
     """What is known of one id. at: the record (its index) whose pictures are compared with; None: it does not exist.
     place: where it stands: the position of that record; for the n-th design that another record let exist again, that
-    one's position and n * 2^38. last: the record of its latest pictures."""
+    one's position and n * 2^37. last: the record of its latest pictures."""
 
     src: int = -1
     at: int | None = None
@@ -73,8 +73,10 @@ class _Shelf:
         self.hash = _bytes([row[2] for row in rows], np.uint64)
         self.quality = np.array([row[3] for row in rows], int)
         self.colour = _bytes([row[4] for row in rows], np.uint8).astype(int)
-        self.vector = _bytes([row[5] for row in rows], "<i2").astype(np.float32)
-        self.dim = np.array([len(row[5]) // 2 for row in rows], int)
+        own = [vectors(row[1:]) for row in rows]
+        self.vector = _bytes([vector for each in own for vector in each], "<i2").astype(np.float32)
+        self.row_of = np.repeat(np.arange(len(rows)), [len(each) for each in own])
+        self.dim = np.array([len(each[0]) // 2 for each in own], int)
         # So no sum on the way to a dot product exceeds 2^24, and float32 is exact.
         assert ((self.vector.astype(float) ** 2).sum(axis=1) < 2**24).all()
         self.encoder = np.array([self.names[log[row[0]].get("encoder", "")] for row in rows], int)
@@ -103,7 +105,7 @@ class _Shelf:
         score, things, signal, places = self._scores(
             index, policy, least, self.exists & (self.owner != me) & (self.made_from != me)
         )
-        best = np.lexsort((places // 2**38, places % 2**38, -score))[: policy["neighbours"] + 1]
+        best = np.lexsort((places // 2**37, places % 2**37, -score))[: policy["neighbours"] + 1]
         return [(int(score[i]), int(things[i]), str(signal[i])) for i in best if score[i] > -np.inf]
 
     def designs_near(self, index: int, policy: Record) -> dict[int, float]:
@@ -118,9 +120,12 @@ class _Shelf:
         rows = np.flatnonzero(among)
         if not len(rows):
             return np.zeros(0), np.zeros(0, int), np.zeros(0, str), np.zeros(0, int)
-        asking = self.vector[mine].copy()
+        asking = self.vector[(mine.start <= self.row_of) & (self.row_of < mine.stop)].copy()
         asking[:, max(0, self.dim[mine][0] - policy.get("leave_out", 0)) :] = 0
-        vector = np.einsum("rd,qd->rq", self.vector[rows], asking).max(axis=1).astype(float)
+        seen = among[self.row_of]
+        vector = np.full(len(among), -np.inf)
+        np.maximum.at(vector, self.row_of[seen], np.einsum("rd,qd->rq", self.vector[seen], asking).max(axis=1))
+        vector = vector[rows]
         vector[self.encoder[rows] != self.encoder[mine][0]] = -np.inf
         distance = np.full(len(rows), np.inf)
         good, hashes = self.quality >= policy["hash_quality"], self.hash[rows]
@@ -140,6 +145,12 @@ class _Shelf:
         score = np.where(same, UNIT, score)
         signal = np.where(same, "digest", np.where(hashed, "hash", "vector"))
         return score, things, signal, self.place_of[rows][first]
+
+
+def vectors(picture: Sequence[Any]) -> list[bytes]:
+    """The vectors of one picture of a record: its own, and those of its windows."""
+    size = len(picture[4]) // (1 + (picture[5] if len(picture) > 5 else 0))
+    return [picture[4][start : start + size] for start in range(0, len(picture[4]), size)]
 
 
 def _bytes(values: list[bytes], kind: Any) -> Any:
@@ -230,7 +241,11 @@ def fold(records: Iterable[tuple[int, bytes]], shard: int = 0) -> Folded:
             thing.digests, thing.encoder, thing.last = digests, encoder, i
     existing = {key: thing for key, thing in things.items() if thing.at is not None}
     folded.live = {key: thing.place for key, thing in existing.items()}
-    folded.pictures = {key: len(thing.digests) for key, thing in existing.items()}
+    folded.vectors = {
+        key: sum(len(vectors(picture)) for picture in log[thing.at]["pictures"])
+        for key, thing in existing.items()
+        if thing.at is not None
+    }
     return folded
 
 
@@ -273,7 +288,7 @@ def _revise(
         verdict |= {field: was[field] for field in ("category", "title", "tenant", "generator", "submitted_at_ms")}
         verdict |= {"verdict_id": named, "position": position, "shard": shard, "revises": was["verdict_id"]}
         folded.revised[named] = thing.verdict = verdict | {"cause": shelf.log[index]["id"]}
-        shelf.place(thing, thing.last if verdict["verdict"] == "accept" else None, position + turn * 2**38)
+        shelf.place(thing, thing.last if verdict["verdict"] == "accept" else None, position + turn * 2**37)
 
 
 def _least(policy: Record, verdict: Record | None, rows: int) -> int:

@@ -3,6 +3,7 @@
 import io
 from functools import cache
 
+import numpy as np
 from PIL import Image
 
 from encoders.synthetic import design as draw
@@ -33,6 +34,16 @@ def drawn(seed: int, quality: int = 90) -> bytes:
 def photographed(seed: int, quality: int = 90) -> bytes:
     """The catalogue photograph of a garment."""
     return jpeg(photo(garment(seed), seed, SIZE_PX), quality)
+
+
+@cache
+def on_the_street(seed: int) -> bytes:
+    """The photograph in the middle of a larger one without any plain ground."""
+    rng = np.random.default_rng(seed)
+    street = Image.fromarray(rng.integers(0, 256, (30, 20, 3), np.uint8)).resize((2 * SIZE_PX, 3 * SIZE_PX))
+    worn = photo(garment(seed), seed, SIZE_PX)
+    street.paste(worn, (SIZE_PX // 2, int(rng.integers(SIZE_PX // 4, 2 * SIZE_PX))))
+    return jpeg(street)
 
 
 @cache

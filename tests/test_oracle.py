@@ -67,6 +67,36 @@ def test_the_oracle_shares_no_code_with_the_service() -> None:
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "msgspec", "numpy"}
 
 
+def test_the_best_window_of_an_item_counts_but_it_is_one_picture() -> None:
+    digest, hashed, quality, colour, whole = pic("shop", NORTH)
+    seen = [digest, hashed, quality, colour, whole + pic("x", (-2048, 0))[4] + pic("y", NEAR_EAST)[4], 2]
+    folded = fold(log(item("shop", seen), design("d", pic("d", EAST))))
+    assert near(folded.verdicts[2]) == [("shop", 2000 * 2048 / UNIT, "vector")]
+    assert folded.rows[2] == 1
+    assert folded.vectors == {("item", "shop"): 3}
+
+
+def test_logs_are_judged_otherwise_without_windows() -> None:
+    changed = 0
+    for seed in range(5):
+        records = random_log(seed, 120)
+        shut = [
+            msgspec.structs.replace(
+                record,
+                pictures=tuple(
+                    msgspec.structs.replace(picture, vector=picture.vectors()[0], windows=0)
+                    for picture in record.pictures
+                ),
+            )
+            for record in records
+        ]
+        with_them, without = (fold(enumerate(map(encode_record, some))) for some in (records, shut))
+        changed += sum(
+            one["verdict"] != without.verdicts[position]["verdict"] for position, one in with_them.verdicts.items()
+        )
+    assert changed > 10
+
+
 def test_a_verdict_has_every_field_of_the_published_one() -> None:
     pictures = [pic("a"), pic("b")]
     folded = fold(log(design("d", *pictures, category="b", title="T", tenant="t", generator="g", submitted_at_ms=7)), 3)

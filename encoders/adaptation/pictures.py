@@ -44,7 +44,7 @@ def upright(path: Path) -> Image.Image:
 def described(pictures: Sequence[Picture], vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Described:
     """Pictures with their vectors, for scores as the service counts them. Shape: n, (n, dim) unit rows."""
     return Described.of(
-        np.rint(vectors * LATTICE),
+        list(np.rint(vectors * LATTICE)[:, None]),
         [one.hash for one in pictures],
         [one.quality for one in pictures],
         [one.colour for one in pictures],

@@ -30,11 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", type=Path, help="write a page with pictures to this file")
     parser.add_argument("--cache", type=Path, help="folder for vectors, so that nothing is computed twice")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--subject", action="store_true", help="show models the subject only (infra/adr/0017)")
     options = parser.parse_args(arguments)
     models = [Named(*named(text), options.threshold) for text in options.model]
     models = models or [Named("shipped", SHIPPED, options.threshold)]
-    request = Request(models, options.suite, options.data, options.quick, options.seed, options.cache, options.subject)
+    request = Request(models, options.suite, options.data, options.quick, options.seed, options.cache)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")

@@ -14,8 +14,6 @@ from encoders.evaluation.library import Model, Tick
 from encoders.evaluation.run import Result, evaluate
 from encoders.evaluation.sources import FULL, QUICK, Sources
 from encoders.evaluation.suites import Suite
-from encoders.preprocess import to_pixels
-from encoders.subject import subject_pixels
 
 SHIPPED: Final = Path(__file__).resolve().parents[2] / "triton_models" / "design_encoder" / "1" / "model.onnx"
 """The model of this repository."""
@@ -33,8 +31,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to evaluate. `suites`: names, patterns and folders of one's own; none: everything there are pictures for.
-    subject: the models see the subject of each picture instead of the whole (infra/adr/0017)."""
+    """What to evaluate. `suites`: names, patterns and folders of one's own; none: everything there are pictures for."""
 
     models: Sequence[Named]
     suites: Sequence[str] = ()
@@ -42,7 +39,6 @@ class Request:
     quick: bool = False
     seed: int = 0
     cache: Path | None = None
-    subject: bool = False
 
 
 def named(text: str) -> tuple[str, Path]:
@@ -71,10 +67,9 @@ def measure(request: Request, tick: Tick) -> list[Result]:
     if not suites:
         raise ValueError("these suites need the photo sets: --data DIR")
     cache = VectorCache(request.cache) if request.cache else None
-    pixels = subject_pixels if request.subject else to_pixels
     models = [Model(model.name, Embedder(model.path, cache), model.threshold) for model in request.models]
     try:
-        return list(evaluate(models, _made(suites, sources), catalogue.calibration(sources), tick, pixels))
+        return list(evaluate(models, _made(suites, sources), catalogue.calibration(sources), tick))
     finally:
         if cache is not None:
             cache.close()

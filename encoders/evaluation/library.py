@@ -1,24 +1,22 @@
 """The vectors of pictures by every model: each picture is made once and embedded once in a run."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.embedding import Embedder, Vectors
 from encoders.evaluation.suites import Picture, Suite
-from encoders.preprocess import DOMAINS, Domain, Pixels, to_pixels
+from encoders.preprocess import DOMAINS, Domain, Pixels, to_pixels, to_windows
 
 _CHUNK: Final = 32  # pictures made, embedded and forgotten at a time
 _PROBES: Final = 4
 
 Tick = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much of it is done, of how much."""
-
-ToPixels = Callable[[Image.Image], Pixels]
-"""What a model is shown of a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,59 +28,105 @@ class Model:
     threshold: float | None = None
 
 
-class Library:
-    """Vectors by model, picture and domain. `tick` hears of what is computed."""
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a suite: what it is called, and its pictures with their domain."""
 
-    def __init__(self, models: Sequence[Model], tick: Tick, pixels: ToPixels = to_pixels) -> None:
-        self.models, self._tick, self._pixels = models, tick, pixels
-        self._known: dict[tuple[str, str, Domain], Vectors] = {}
+    what: str
+    pictures: Sequence[Picture]
+    domain: Domain
+    is_gallery: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The vectors of m pictures: of each its own, then those of its windows (`encoders.preprocess.to_windows`).
+
+    Shape: vectors (rows, dim), start (m,), the row of each picture's own.
+    """
+
+    vectors: Vectors
+    start: NDArray[np.intp]
+
+    @property
+    def whole(self) -> Vectors:
+        """The pictures' own. Shape: (m, dim)."""
+        return self.vectors[self.start]
+
+    def similarity(self, asked: Vectors) -> Vectors:
+        """Cosines with the pictures, of each the best one of its vectors. Shape: (n, dim) -> (n, m)."""
+        if not len(self.start):
+            return np.empty((len(asked), 0), np.float32)
+        return np.asarray(np.maximum.reduceat(asked @ self.vectors.T, self.start, axis=1))
+
+
+class Library:
+    """Vectors by model, picture, domain and side. `tick` hears of what is computed."""
+
+    def __init__(self, models: Sequence[Model], tick: Tick) -> None:
+        self.models, self._tick = models, tick
+        self._known: dict[tuple[str, str, Domain, bool], Vectors] = {}
 
     def prepare(self, suite: Suite, models: Sequence[Model] | None = None, exchanged: bool = False) -> None:
         """Compute what is not known yet of a suite, all models on a picture while it is at hand.
 
         exchanged: with the domain flags of both sides exchanged.
         """
-        for what, pictures, domain in sides(suite, exchanged):
-            self._compute(what, pictures, domain, self.models if models is None else models)
+        for side in sides(suite, exchanged):
+            self._compute(side, self.models if models is None else models)
 
-    def vectors(self, model: Model, suite: Suite, exchanged: bool = False) -> tuple[Vectors, Vectors]:
-        """The vectors of the queries and of the gallery. Shape: (n, dim), (m, dim)."""
+    def vectors(self, model: Model, suite: Suite, exchanged: bool = False) -> tuple[Vectors, Gallery]:
+        """The vectors of the queries and of the gallery. Shape: (n, dim), m pictures."""
         self.prepare(suite, [model], exchanged)
-        gallery, queries = (
-            np.stack([self._known[model.name, picture.name, domain] for picture in pictures])
-            for _, pictures, domain in sides(suite, exchanged)
+        kept, asked = (
+            [self._known[model.name, picture.name, side.domain, side.is_gallery] for picture in side.pictures]
+            for side in sides(suite, exchanged)
         )
-        return queries, gallery
+        start = np.cumsum([0, *(len(own) for own in kept)])[:-1]
+        return np.concatenate(asked), Gallery(np.concatenate(kept), start)
 
     def ignores_the_flag(self, model: Model, suite: Suite) -> bool:
         """Whether a few pictures of a suite have the same vector under both domains."""
-        pixels = [self._pixels(query.picture.make()) for query in suite.queries[:_PROBES]]
+        pixels = [to_pixels(query.picture.make()) for query in suite.queries[:_PROBES]]
         first, second = (model.embedder.pixels(pixels, domain) for domain in DOMAINS)
         return bool((first == second).all())
 
-    def _compute(self, what: str, pictures: Iterable[Picture], domain: Domain, models: Sequence[Model]) -> None:
+    def _compute(self, side: Side, models: Sequence[Model]) -> None:
+        def known(model: Model, picture: Picture) -> tuple[str, str, Domain, bool]:
+            return model.name, picture.name, side.domain, side.is_gallery
+
         waiting = list(
             {
                 picture.name: picture
-                for picture in pictures
-                if any((model.name, picture.name, domain) not in self._known for model in models)
+                for picture in side.pictures
+                if any(known(model, picture) not in self._known for model in models)
             }.values()
         )
         for start in range(0, len(waiting), _CHUNK):
-            self._tick(what, start, len(waiting))
+            self._tick(side.what, start, len(waiting))
             chunk = waiting[start : start + _CHUNK]
-            pixels = [self._pixels(picture.make()) for picture in chunk]
+            pixels = [_shown(picture.make(), windows=side.is_gallery) for picture in chunk]
+            ends = np.cumsum([len(own) for own in pixels])[:-1]
             for model in models:
-                rows = model.embedder.pixels(pixels, domain)
-                for picture, row in zip(chunk, rows, strict=True):
-                    self._known[model.name, picture.name, domain] = row
-        self._tick(what, len(waiting), len(waiting))
+                rows = model.embedder.pixels(list(np.concatenate(pixels)), side.domain)
+                for picture, own in zip(chunk, np.split(rows, ends), strict=True):
+                    self._known[known(model, picture)] = own
+        self._tick(side.what, len(waiting), len(waiting))
 
 
-def sides(suite: Suite, exchanged: bool) -> list[tuple[str, list[Picture], Domain]]:
-    """What it is called, its pictures and their domain, of the gallery and of the queries."""
+def _shown(image: Image.Image, *, windows: bool) -> Pixels:
+    """What a model sees of a picture. Shape: (1 + windows, 224, 224, 3)."""
+    whole = to_pixels(image)[None]
+    return np.concatenate([whole, to_windows(image)]) if windows else whole
+
+
+def sides(suite: Suite, exchanged: bool) -> tuple[Side, Side]:
+    """The gallery and the queries."""
     domains = (suite.gallery_domain, suite.query_domain)
     if exchanged:
         domains = domains[::-1]
     asked = [query.picture for query in suite.queries]
-    return [(f"{suite.name}: gallery", list(suite.gallery), domains[0]), (suite.name, asked, domains[1])]
+    return (
+        Side(f"{suite.name}: gallery", list(suite.gallery), domains[0], is_gallery=True),
+        Side(suite.name, asked, domains[1], is_gallery=False),
+    )

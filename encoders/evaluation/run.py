@@ -10,10 +10,9 @@ from encoders.embedding import Vectors
 from encoders.evaluation import metrics
 from encoders.evaluation.bootstrap import Interval, Resamples
 from encoders.evaluation.figures import Figures, measure, number
-from encoders.evaluation.library import Library, Model, Tick, ToPixels
+from encoders.evaluation.library import Gallery, Library, Model, Tick
 from encoders.evaluation.metrics import Gap, Judged, Matrix
 from encoders.evaluation.suites import Suite
-from encoders.preprocess import to_pixels
 
 CALIBRATION_RATE: Final = 0.005
 """Share of unrelated products that a threshold chosen here lets through, as for the shipped policy."""
@@ -78,10 +77,9 @@ def evaluate(
     suites: Iterable[Suite],
     calibration: Suite,
     tick: Tick,
-    pixels: ToPixels = to_pixels,
 ) -> Iterator[Result]:
     """Every suite by every model, suite by suite. `calibration` chooses the threshold of a model that brings none."""
-    library = Library(models, tick, pixels)
+    library = Library(models, tick)
     thresholds = {
         model.name: choose_threshold(library, model, calibration) if model.threshold is None else model.threshold
         for model in models
@@ -124,7 +122,7 @@ def judge_suite(library: Library, model: Model, suite: Suite, threshold: float) 
         threshold=threshold,
         whole=whole,
         kinds=by_kind,
-        gap=metrics.domain_gap(asked, kept),
+        gap=metrics.domain_gap(asked, kept.whole),
         exchanged=_exchanged(library, model, suite, whole) if has_truth else None,
         rank=judged.rank,
         mistakes=mistakes(judged, threshold),
@@ -150,9 +148,9 @@ def mistakes(judged: Judged, threshold: float) -> list[Mistake]:
     return [mistake for _, mistake in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _judged(suite: Suite, asked: Vectors, kept: Vectors) -> tuple[Judged, Matrix]:
+def _judged(suite: Suite, asked: Vectors, kept: Gallery) -> tuple[Judged, Matrix]:
     """The judged queries and the cosines, -inf where a query would meet itself. Shape: (queries, entries)."""
-    similarity = asked @ kept.T
+    similarity = kept.similarity(asked)
     place = {picture.name: at for at, picture in enumerate(suite.gallery)}
     for row, query in enumerate(suite.queries):
         if (itself := place.get(query.picture.name)) is not None:

@@ -84,7 +84,7 @@ def tone(image: Pixels, rng: Random) -> Pixels:
 
 def cast(image: Pixels, rng: Random) -> Pixels:
     """Light of another colour over everything."""
-    return clipped(image * np.exp(rng.uniform(-0.16, 0.16, 3)).astype(np.float32))
+    return clipped(image * np.exp(rng.uniform(-0.22, 0.22, 3)).astype(np.float32))
 
 
 def soften(image: Pixels, rng: Random) -> Pixels:
@@ -133,7 +133,7 @@ def stamp(image: Pixels, rng: Random) -> Pixels:
 
 
 EDITS: Final[Sequence[tuple[Edit, float]]] = (
-    (crop, 0.45), (mirror, 0.35), (warp, 0.35), (pad, 0.2), (tone, 0.45), (cast, 0.3), (stamp, 0.12), (soften, 0.15),
+    (crop, 0.45), (mirror, 0.35), (warp, 0.35), (pad, 0.2), (tone, 0.45), (cast, 0.4), (stamp, 0.25), (soften, 0.2),
     (noise, 0.12), (shrink, 0.35), (reencode, 0.5),
 )  # fmt: skip
 """Each with the share of the chains that hold it, in the order in which they happen."""

@@ -3,7 +3,7 @@
 Shapes: a picture is (height, width, 3) uint8, its mask (height, width) float32 from 0 to 1.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 
 from encoders.training.augment import Pixels, Random, clipped, resized
 from encoders.training.masks import Mask
+
+_SCENE_PX: Final = 288
+_PHOTO_PX: Final = 448
+"""Longer sides of a photo that is seen whole, and of one that is seen through windows."""
+_WINDOW: Final = (0.7, 1.5)
+"""The side of a window, in longer sides of the garment."""
+_OFF: Final = 0.25
+"""By so much of its side a window misses the garment's middle."""
 
 
 class CutOut(NamedTuple):
@@ -94,17 +102,41 @@ def paste(canvas: NDArray[np.float32], piece: CutOut, left: int, top: int) -> No
 
 def in_scene(piece: CutOut, others: list[CutOut], background: Pixels, rng: Random, area: tuple[float, float]) -> Pixels:
     """The garment in another photo: `area` (least, most) is its box's share, `others` lie around and over it."""
-    long_side, aspect = 288, rng.uniform(0.62, 1.2)
+    return _scene(piece, others, background, rng, area, _SCENE_PX)[0]
+
+
+def in_window(
+    piece: CutOut, others: list[CutOut], background: Pixels, rng: Random, area: tuple[float, float]
+) -> Pixels:
+    """A square window of such a photo that shows the garment, perhaps not all of it and not in its middle, as one of
+    the windows does that a cluttered photo is looked at through (`encoders.preprocess.to_windows`)."""
+    photo, (x, y), side = _scene(piece, others, background, rng, area, _PHOTO_PX)
+    height, width = photo.shape[:2]
+    side = round(min(side * rng.uniform(*_WINDOW), height, width))
+    left, top = (
+        round(np.clip(at * length + side * (rng.uniform(-_OFF, _OFF) - 0.5), 0, length - side))
+        for at, length in ((x, width), (y, height))
+    )
+    return photo[top : top + side, left : left + side]
+
+
+def _scene(
+    piece: CutOut, others: list[CutOut], background: Pixels, rng: Random, area: tuple[float, float], long_side: int
+) -> tuple[Pixels, tuple[float, float], float]:
+    """The photo, the garment's centre in shares of its sides, and the garment's longer side in pixels."""
+    aspect = rng.uniform(0.62, 1.2)
     height, width = (long_side, round(long_side * aspect)) if aspect < 1 else (round(long_side / aspect), long_side)
     canvas = resized(background, width, height).astype(np.float32)
     for other in others[1:]:
         _drop(canvas, camera_of(other, rng), rng, rng.uniform(0.05, 0.3), None)
     share = np.exp(rng.uniform(*np.log(area)))
-    centre = _drop(canvas, camera_of(bent(piece, rng), rng), rng, share, None)
+    worn = camera_of(bent(piece, rng), rng)
+    centre = _drop(canvas, worn, rng, share, None)
     if others and rng.random() < 0.4:  # half hidden
         near = centre[0] + rng.uniform(-0.3, 0.3), centre[1] + rng.uniform(-0.3, 0.3)
         _drop(canvas, camera_of(others[0], rng), rng, share * rng.uniform(0.3, 0.8), near)
-    return clipped(canvas)
+    tall, wide = worn.mask.shape
+    return clipped(canvas), centre, float(np.sqrt(share * height * width * max(tall / wide, wide / tall)))
 
 
 def camera_of(piece: CutOut, rng: Random) -> CutOut:

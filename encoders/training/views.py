@@ -32,10 +32,11 @@ from encoders.training.augment import Pixels, Random, camera, chain, crop
 from encoders.training.masks import Mask, garment_mask
 from encoders.training.near_misses import recolour, reprint, small, texture
 from encoders.training.rows import Tick, fill
-from encoders.training.scenes import CutOut, bent, cut, in_scene, on_plain, part_of
+from encoders.training.scenes import CutOut, bent, cut, in_scene, in_window, on_plain, part_of
 
 SAME: Final = 8
-"""Views 0 to 7 show the thing itself: 0 as it is, 1 to 3 edited, 4 to 5 cut out, 6 to 7 in another scene."""
+"""Views 0 to 7 show the thing itself: 0 as it is, 1 to 3 edited (3 after it was cut out, where that could be done), 4
+and 5 cut out, 6 and 7 in another scene, which 6 shows a window of."""
 
 EDITED, CUT_OUT, IN_SCENE = (1, 2, 3), (4, 5), (6, 7)
 
@@ -90,15 +91,16 @@ def photo_views(wardrobe: Wardrobe, index: int, seed: int) -> list[Pixels | None
     if not mask.any():
         return [*views, *[None] * (VIEWS - len(views))]
     piece = cut(image, mask)
+    views[3] = chain(on_plain(piece, rngs[3]), rngs[3])
     for view in (4, 5):
         rng = rngs[view]
         clean = part_of(piece, rng) if view == 5 else piece
         views.append(camera(on_plain(bent(clean, rng) if rng.random() < 0.5 else clean, rng), rng))
-    for view, area in ((6, _SMALL_AREA), (7, _LARGE_AREA)):
+    for view, area, shown in ((6, _SMALL_AREA, in_window), (7, _LARGE_AREA, in_scene)):
         rng = rngs[view]
         background, _ = wardrobe.picture(wardrobe.other(index, rng))
         others = wardrobe.pieces(index, rng, int(rng.integers(1, 4)))
-        views.append(camera(in_scene(piece, others, background, rng, area), rng))
+        views.append(camera(shown(piece, others, background, rng, area), rng))
     for dyed, printed, whole in ((8, 9, True), (10, 11, False)):
         base, cover = (image, mask) if whole else piece
         near: list[Pixels | None] = [recolour(base, cover, rngs[dyed])]

@@ -4,11 +4,11 @@ worker, once as catalogue photographs and once as designs."""
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.data import EDITS, upright
@@ -17,9 +17,9 @@ from encoders.embedding import VectorCache
 from encoders.preprocess import Domain
 from streams.cli.console import progress
 from streams.cli.pictures import Pictures
-from streams.embed.images import CheckedImage, ImageLimits, check_image
+from streams.embed.images import CheckedImage, ImageLimits, check_image, described
 from streams.errors import Invalid
-from streams.events import lattice
+from streams.events import Picture
 
 _COPY_PX = 1024
 """Larger pictures are brought down to this before a copy is made of them."""
@@ -49,20 +49,19 @@ class Describer:
     async def album(self, paths: Sequence[Path]) -> Album:
         """Look at every file once. Retryable: the encoder does not answer."""
         used, broken = list[Path](), dict[Path, Invalid]()
-        seen = list[CheckedImage]()
-        vectors: dict[Domain, list[NDArray[np.float32]]] = {"catalog": [], "generated": []}
+        as_items, as_designs = list[Picture](), list[Picture]()
         with progress("pictures", len(paths)) as bar:
-            async for part in self._pictures.checked([str(path) for path in paths]):
+            async for part in self._pictures.checked([str(path) for path in paths], windows=True):
                 slice_of = paths[len(used) + len(broken) :][: len(part)]
                 broken |= {path: one for path, one in zip(slice_of, part, strict=True) if isinstance(one, Invalid)}
                 used += [path for path in slice_of if path not in broken]
                 good = [one for one in part if not isinstance(one, Invalid)]
-                for domain, made in (await self._both(good)).items():
-                    vectors[domain].append(made)
-                seen += [_without_pixels(one) for one in good]
+                mine, asking = await self._both(good)
+                as_items += mine
+                as_designs += asking
                 bar(len(used) + len(broken))
-        gallery, designs = (_described(seen, vectors[domain]) for domain in ("catalog", "generated"))
-        return Album(used, [one.digest for one in seen], gallery, designs.asking(self._leave_out), broken)
+        gallery, designs = _described(as_items), _described(as_designs).asking(self._leave_out)
+        return Album(used, [one.digest for one in as_items], gallery, designs, broken)
 
     async def copies(self, paths: Sequence[Path], seed: int) -> dict[str, Described]:
         """An edited copy of every picture, as a design, by the name of the edit."""
@@ -70,45 +69,49 @@ class Describer:
         with progress("copies", len(EDITS) * len(paths)) as bar:
             for number, (name, edit) in enumerate(EDITS.items()):
                 rng = np.random.default_rng((seed, number))
-                seen, vectors = list[CheckedImage](), list[NDArray[np.float32]]()
+                seen = list[Picture]()
                 for i, path in enumerate(paths):
                     one = check_image(_png(edit(upright(path, _COPY_PX), rng)), ImageLimits())
-                    vectors.append(await self._encode([one], "generated"))
-                    seen.append(_without_pixels(one))
+                    seen += await self._encode([one], "generated")
                     bar(number * len(paths) + i + 1)
-                made[name] = _described(seen, vectors).asking(self._leave_out)
+                made[name] = _described(seen).asking(self._leave_out)
         return made
 
-    async def _both(self, images: Sequence[CheckedImage]) -> dict[Domain, NDArray[np.float32]]:
-        as_item = await self._encode(images, "catalog")
+    async def _both(self, images: Sequence[CheckedImage]) -> tuple[list[Picture], list[Picture]]:
+        """As items, with their windows, and as designs."""
+        as_items = await self._encode(images, "catalog")
         if self._ignores_domain:
-            return {"catalog": as_item, "generated": as_item}
-        as_design = await self._encode(images, "generated")
+            return as_items, [_whole(one) for one in as_items]
+        as_designs = await self._encode([replace(one, pixels=one.pixels[:1]) for one in images], "generated")
         if images and self._ignores_domain is None:
             # A model that looks at the domain at all shows it on any picture, to the last bit.
-            self._ignores_domain = np.array_equal(as_item, as_design)
-        return {"catalog": as_item, "generated": as_design}
+            self._ignores_domain = [_whole(one) for one in as_items] == as_designs
+        return as_items, as_designs
 
-    async def _encode(self, images: Sequence[CheckedImage], domain: Domain) -> NDArray[np.float32]:
-        """Shape: (n, dim)."""
+    async def _encode(self, images: Sequence[CheckedImage], domain: Domain) -> list[Picture]:
+        if not images:
+            return []
+        pixels = np.concatenate([one.pixels for one in images])
         if self._cache is None:
-            return await self._pictures.encode(images, domain)
-        keys = [hashlib.sha256(one.pixels.tobytes()).digest() for one in images]
+            return described(images, await self._pictures.vectors(pixels, domain))
+        keys = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
         known = {key: self._cache.get(self._pictures.version, key, domain) for key in keys}
-        missing = {key: one for key, one in zip(keys, images, strict=True) if known[key] is None}
-        fresh = dict(zip(missing, await self._pictures.encode(list(missing.values()), domain), strict=True))
-        self._cache.put(self._pictures.version, domain, fresh)
-        vectors = [vector for key in keys if (vector := (known | fresh)[key]) is not None]
-        return np.stack(vectors) if vectors else await self._pictures.encode([], domain)
+        missing = {key: row for key, row in zip(keys, pixels, strict=True) if known[key] is None}
+        if missing:
+            made = await self._pictures.vectors(np.stack(list(missing.values())), domain)
+            fresh = dict(zip(missing, made, strict=True))
+            self._cache.put(self._pictures.version, domain, fresh)
+            known |= fresh
+        return described(images, np.stack([vector for key in keys if (vector := known[key]) is not None]))
 
 
-def _without_pixels(image: CheckedImage) -> CheckedImage:
-    return CheckedImage(image.digest, image.hash, image.quality, image.colour, np.empty(0, np.uint8))
+def _whole(picture: Picture) -> Picture:
+    return msgspec.structs.replace(picture, vector=picture.vectors()[0], windows=0)
 
 
-def _described(seen: Sequence[CheckedImage], vectors: Sequence[NDArray[np.float32]]) -> Described:
+def _described(seen: Sequence[Picture]) -> Described:
     return Described.of(
-        lattice(np.concatenate(vectors)),
+        [np.stack([np.frombuffer(vector, "<i2") for vector in one.vectors()]) for one in seen],
         [one.hash for one in seen],
         [one.quality for one in seen],
         [one.colour for one in seen],

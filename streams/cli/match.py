@@ -18,7 +18,7 @@ from streams.cli.console import EXIT_FAILED, line, policy_or_usage, progress, ru
 from streams.cli.pictures import EncoderWord, Named, Pictures, in_folder_or_list
 from streams.cli.writing import whole_file
 from streams.errors import Fatal, Invalid
-from streams.events import Picture, Policy, lattice
+from streams.events import Picture, Policy
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -140,19 +140,17 @@ async def _described(
 ) -> AsyncIterator[list[tuple[Named, Picture | Invalid]]]:
     """What the log would keep of every picture, or why it cannot be used: in their order, in slices. A file under
     several names is read and encoded once."""
+    from streams.embed.images import described
+
     files = [one.file for one in named]
     distinct = list(dict.fromkeys(files))
     known: dict[str, Picture | Invalid] = {}
     read = done = 0
-    async for checked in pictures.checked(distinct):
+    async for checked in pictures.checked(distinct, windows=domain == "catalog"):
         images = [image for image in checked if not isinstance(image, Invalid)]
-        vectors = iter(lattice(await pictures.encode(images, domain)))
+        good = iter(described(images, await pictures.encode(images, domain)))
         for file, image in zip(distinct[read : read + len(checked)], checked, strict=True):
-            known[file] = (
-                image
-                if isinstance(image, Invalid)
-                else Picture(image.digest, image.hash, image.quality, image.colour, next(vectors).tobytes())
-            )
+            known[file] = image if isinstance(image, Invalid) else next(good)
         read += len(checked)
         part = []
         while done < len(files) and files[done] in known:

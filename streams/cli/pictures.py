@@ -19,7 +19,7 @@ from streams.settings import Settings
 
 if TYPE_CHECKING:
     from encoders.preprocess import Domain
-    from streams.embed.encoder import Vectors
+    from streams.embed.encoder import Pixels, Vectors
     from streams.embed.images import CheckedImage
 
 _BATCH: Final = 32
@@ -91,7 +91,7 @@ class Pictures:
         from streams.kafka.app import make_encoder
 
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.decode_timeout_s)
-        self._max_bytes = settings.max_image_bytes
+        self._max_bytes, self._windows = settings.max_image_bytes, settings.windows
         self._checker = ImageChecker(limits, settings.decode_threads)
         self._encoder = make_encoder(settings)
         # One file is read while another is decoded, and no more are held.
@@ -116,15 +116,21 @@ class Pictures:
         """The encoder's version."""
         return self._encoder.version
 
-    async def checked(self, files: Sequence[str]) -> AsyncIterator[list["CheckedImage | Invalid"]]:
-        """What is in each file, or why it cannot be used: in their order, in slices of which one is in memory."""
-        for start in range(0, len(files), _BATCH):
-            yield await asyncio.gather(*(self._check(file) for file in files[start : start + _BATCH]))
+    async def checked(
+        self, files: Sequence[str], *, windows: bool = False
+    ) -> AsyncIterator[list["CheckedImage | Invalid"]]:
+        """What is in each file, or why it cannot be used: in their order, in slices of which one is in memory.
 
-    async def _check(self, file: str) -> "CheckedImage | Invalid":
+        windows: with those of cluttered pictures, if the settings want any.
+        """
+        windows = windows and self._windows
+        for start in range(0, len(files), _BATCH):
+            yield await asyncio.gather(*(self._check(file, windows) for file in files[start : start + _BATCH]))
+
+    async def _check(self, file: str, windows: bool) -> "CheckedImage | Invalid":
         try:
             async with self._reads:
-                return await self._checker.check(await asyncio.to_thread(self._read, file))
+                return await self._checker.check(await asyncio.to_thread(self._read, file), windows=windows)
         except Invalid as error:
             return error
 
@@ -139,15 +145,19 @@ class Pictures:
             raise Invalid("no_file", error.strerror or str(error)) from error
 
     async def encode(self, images: Sequence["CheckedImage"], domain: "Domain") -> "Vectors":
-        """The unit vectors of some pictures, (n, dim) float32. Retryable when the encoder does not answer for long."""
+        """The unit vectors of some pictures and their windows, (n, dim) float32, as `vectors`."""
         import numpy as np
 
         if not images:
             return np.empty((0, self._encoder.dim), np.float32)
-        pixels = np.stack([image.pixels for image in images])
+        return await self.vectors(np.concatenate([image.pixels for image in images]), domain)
+
+    async def vectors(self, pixels: "Pixels", domain: "Domain") -> "Vectors":
+        """Shape: (n, 224, 224, 3) -> (n, dim) float32, unit vectors. Retryable when the encoder does not answer for
+        long."""
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._encoder.encode(pixels, [domain] * len(images))
+                return await self._encoder.encode(pixels, [domain] * len(pixels))
             except Retryable:
                 if attempt == _TRIES:
                     raise

@@ -25,7 +25,8 @@ _CHANGED: Final = "changed"
 _SETUP: Final = (
     "PRAGMA journal_mode=OFF",  # nothing here is worth keeping after a crash
     "PRAGMA synchronous=OFF",
-    "CREATE TABLE vector (kind TEXT, digest BLOB, value BLOB, PRIMARY KEY (kind, digest)) WITHOUT ROWID",
+    "CREATE TABLE vector (kind TEXT, digest BLOB, value BLOB, windows INTEGER, PRIMARY KEY (kind, digest))"
+    " WITHOUT ROWID",
     "CREATE TABLE event (source TEXT, offset INTEGER, reason TEXT, PRIMARY KEY (source, offset)) WITHOUT ROWID",
 )
 Kind = Literal["design", "item"]
@@ -47,8 +48,8 @@ class Vectors:
             reason = answer.reason if isinstance(answer, Invalid) else ""
             self._db.execute("INSERT OR REPLACE INTO event VALUES (?, ?, ?)", (event.source, event.offset, reason))
             pictures = () if isinstance(answer, Invalid) else answer.pictures
-            rows = [(event.kind, picture.digest, picture.vector) for picture in pictures]
-            self._db.executemany("INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", rows)
+            rows = [(event.kind, picture.digest, picture.vector, picture.windows) for picture in pictures]
+            self._db.executemany("INSERT OR REPLACE INTO vector VALUES (?, ?, ?, ?)", rows)
         self._db.execute("COMMIT")
 
     def of(self, record: LogRecord) -> LogRecord | str:
@@ -56,15 +57,15 @@ class Vectors:
         from its topic, `changed` behind its reference, or what a dead letter would say."""
         pictures = []
         for picture in record.pictures:
-            if (vector := self._vector("design" if record.kind == "design" else "item", picture)) is None:
+            if (seen := self._seen("design" if record.kind == "design" else "item", picture)) is None:
                 return self._why(record)
-            pictures.append(replace(picture, vector=vector))
+            pictures.append(seen)
         return replace(record, pictures=tuple(pictures), encoder=self.version)
 
-    def _vector(self, kind: Kind, picture: Picture) -> bytes | None:
+    def _seen(self, kind: Kind, picture: Picture) -> Picture | None:
         where = (kind, picture.digest)
-        row = self._db.execute("SELECT value FROM vector WHERE kind = ? AND digest = ?", where).fetchone()
-        return None if row is None else row[0]
+        row = self._db.execute("SELECT value, windows FROM vector WHERE kind = ? AND digest = ?", where).fetchone()
+        return None if row is None else replace(picture, vector=row[0], windows=row[1])
 
     def _why(self, record: LogRecord) -> str:
         where = (record.source, record.src)

@@ -19,7 +19,7 @@ from streams.decide.things import NOWHERE, Key, Thing
 from streams.errors import Fatal
 from streams.events import Kind, Picture, Policy
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), value BLOB NOT NULL, writes INTEGER)",
     "CREATE TABLE IF NOT EXISTS thing (kind TEXT, id TEXT, fields BLOB, value BLOB, pictures BLOB,"

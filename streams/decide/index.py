@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streams.decide.checkpoint import TailRow
 from streams.decide.rows import Rows, merge
 from streams.decide.store import MOST_HITS, Store
-from streams.decide.things import PICTURES, Found, key_of, row_key
+from streams.decide.things import ROWS, Found, key_of, row_key
 from streams.errors import Retryable
 from streams.events import Kind, LogRecord, Picture
 
@@ -22,8 +22,8 @@ _DEAD_ROWS: Final = 1024
 
 
 def vectors_of(pictures: Sequence[Picture]) -> NDArray[np.int16]:
-    """The vectors of some pictures, (n, dim) int16."""
-    return np.stack([np.frombuffer(picture.vector, "<i2") for picture in pictures])
+    """The vectors of some pictures and of their windows, (n, dim) int16."""
+    return np.stack([np.frombuffer(vector, "<i2") for picture in pictures for vector in picture.vectors()])
 
 
 class VectorIndex:
@@ -36,6 +36,7 @@ class VectorIndex:
         self._in_memory = in_memory
         # Designs apart, since a new item is compared with nothing else.
         self._tails: dict[tuple[Kind, str], Rows] = {}
+        self._kept: dict[str, Rows] = {}
         self.sealed = sealed
         self.is_sure = False
         """Whether the store is known to hold every sealed row that is live."""
@@ -64,9 +65,15 @@ class VectorIndex:
     def add_at(self, place: int, record: LogRecord) -> None:
         """The pictures of a record, as rows at a place."""
         if record.pictures:
-            first = row_key(self._shard, place)
-            keys = np.arange(first, first + len(record.pictures), dtype=np.int64)
-            self.add(key_of(record)[0], record.encoder, keys, vectors_of(record.pictures))
+            vectors, first = vectors_of(record.pictures), row_key(self._shard, place)
+            keys = np.arange(first, first + len(vectors), dtype=np.int64)
+            self.add(key_of(record)[0], record.encoder, keys, vectors)
+
+    def keep(self, place: int, record: LogRecord) -> None:
+        """The rows of a design, which the store may lack; they may well be there too."""
+        vectors, first = vectors_of(record.pictures), row_key(self._shard, place)
+        kept = self._kept.setdefault(record.encoder, Rows(vectors.shape[1]))
+        kept.append(np.arange(first, first + len(vectors), dtype=np.int64), vectors)
 
     def drop_dead(self, alive: Collection[int], rows: int) -> None:
         """With `index = memory`: when more than half of the rows are of places that are not among `alive`, whose rows
@@ -77,7 +84,7 @@ class VectorIndex:
         for name, tail in self._tails.items():
             kept = self._tails[name] = Rows(tail.dim)
             for keys, vectors in tail.blocks():
-                stays = np.isin(keys - keys % PICTURES, first_keys)
+                stays = np.isin(keys - keys % ROWS, first_keys)
                 kept.append(keys[stays], vectors[stays].astype(np.int16))
 
     def sizes(self) -> dict[tuple[Kind, str], int]:
@@ -97,7 +104,7 @@ class VectorIndex:
                 tail.drop_below(row_key(self._shard, position))
 
     def search(self, records: Sequence[LogRecord], limit: int, leave_out: int = 0) -> list[tuple[Found, ...]]:
-        """For every record, what is near each of its pictures, of an item's only designs: one call to the store for all
+        """For every record, what is near each of its vectors, of an item's only designs: one call to the store for all
         designs, one for all items, and one matrix product each. leave_out: how many numbers at the end of the vectors
         are not compared."""
         groups: defaultdict[tuple[Kind, str], list[int]] = defaultdict(list)
@@ -105,17 +112,20 @@ class VectorIndex:
             groups[key_of(record)[0], record.encoder].append(i)
         answers: list[tuple[Found, ...]] = [()] * len(records)
         for (kind, encoder), members in groups.items():
-            queries = np.concatenate([vectors_of(records[i].pictures) for i in members])
+            asking = [vectors_of(records[i].pictures) for i in members]
+            queries = np.concatenate(asking)
             queries[:, max(0, queries.shape[1] - leave_out) :] = 0
             found, start = self._search(encoder, queries, limit, only="design" if kind == "item" else None), 0
-            for i in members:
-                end = start + len(records[i].pictures)
+            for i, own in zip(members, asking, strict=True):
+                end = start + len(own)
                 answers[i], start = tuple(found[start:end]), end
         return answers
 
     def _search(self, encoder: str, queries: NDArray[np.int16], limit: int, only: Kind | None) -> list[Found]:
         kinds: tuple[Kind, ...] = (only,) if only else ("design", "item")
         parts = [self._tail(kind, encoder, queries.shape[1]).search(queries, limit) for kind in kinds]
+        if encoder in self._kept:
+            parts.append(self._kept[encoder].search(queries, limit))
         if not self._in_memory and self.sealed:
             high = row_key(self._shard, self.sealed)
             try:

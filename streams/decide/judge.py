@@ -268,7 +268,8 @@ def _revise(
                 cause=entry.record.id,
             )
             value = encode_event(verdict)
-            now.outcome.said.append(Said(key, value, first=True, position=entry.position))
+            cause = entry.record.id if entry.record.kind == "upsert" else ""
+            now.outcome.said.append(Said(key, value, first=True, position=entry.position, cause=cause))
         row = before.row
         if verdict.verdict == "duplicate":
             row = NOWHERE

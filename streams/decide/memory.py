@@ -2,7 +2,6 @@
 here blocks and runs in the shard's thread; stage.py says when.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,20 @@ from streams.decide.index import VectorIndex
 from streams.decide.judge import judge, may_need_hits
 from streams.decide.state import State
 from streams.decide.store import Store
-from streams.decide.things import Context, Entry, Hits, Key, Ledger, Missing, Outcome, Said, name_of, place_of, row_key
+from streams.decide.things import (
+    NOWHERE,
+    Context,
+    Entry,
+    Hits,
+    Key,
+    Ledger,
+    Missing,
+    Outcome,
+    Said,
+    name_of,
+    place_of,
+    row_key,
+)
 from streams.errors import Fatal
 from streams.events import LogRecord, decode_verdict
 
@@ -57,8 +69,8 @@ class Memory:
         """Verdicts that stand in the ledger already, by position and design, of positions not applied yet."""
         self.ledger_end = self.head.ledger
         """The first offset of the ledger not read."""
-        self.ending: Collection[Key] = ()
-        """What the log speaks of again beyond `head.next`: another owner may have collected its rows."""
+        self._ending: Collection[Key] = ()
+        self._collected: set[int] = set()
 
     def _load_body(self) -> None:
         if self.head.sealed and not self.head.has_body:  # sealed with `index = milvus`
@@ -82,11 +94,15 @@ class Memory:
             return
         self.index.is_sure = True
         try:
-            self._collect()
-            low, high = row_key(self._shard, 0), row_key(self._shard, self.head.sealed)
+            garbage = self.checkpoint.garbage(_EVERYTHING)
+            self._collected.intersection_update(key for key, _ in garbage)
             for encoder in sorted(self.state.encoders()):
-                expected = self.state.rows_below(self.head.sealed, encoder, self.ending)
-                if expected and (held := self._store.count(encoder, low, high)) < expected:
+                expected = self.state.rows_below(self.head.sealed, encoder, self._ending)
+                waiting = {key for key, name in garbage if name == encoder} - self._collected
+                if not expected or self._held(encoder) >= expected + len(waiting):
+                    continue
+                self._collect(encoder, sorted(waiting))
+                if (held := self._held(encoder)) < expected:
                     if not self.checkpoint.is_current():
                         raise Superseded(f"shard {self._shard} has another owner, who may have collected rows")
                     raise RowsMissing(
@@ -97,14 +113,24 @@ class Memory:
             self.index.is_sure = False
             raise
 
-    def _collect(self) -> None:
+    def do_without(self, ending: Collection[Key]) -> None:
+        """Rows of what the log speaks of again beyond `head.next` may be missing: another owner may have collected
+        them. Designs among them are looked for here from now on: an item that reaches more designs than may be revised
+        revises none, and that must not look like a few."""
+        self._ending = ending
+        for key in ending:
+            thing = self.state.thing(key)
+            if key[0] == "design" and thing is not None and thing.row != NOWHERE:
+                self.index.keep(thing.row, self._last(key[1]))
+
+    def _held(self, encoder: str) -> int:
+        return self._store.count(encoder, row_key(self._shard, 0), row_key(self._shard, self.head.sealed))
+
+    def _collect(self, encoder: str, keys: Sequence[int]) -> None:
         """Rows that wait to be collected would be counted in the place of those that are lost."""
-        garbage: defaultdict[str, list[int]] = defaultdict(list)
-        for key, encoder in self.checkpoint.garbage(_EVERYTHING):
-            garbage[encoder].append(key)
-        for encoder, keys in garbage.items():
-            for start in range(0, len(keys), _DELETED_AT_ONCE):
-                self._store.delete(encoder, keys[start : start + _DELETED_AT_ONCE])
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            self._store.delete(encoder, keys[start : start + _DELETED_AT_ONCE])
+        self._collected.update(keys)
 
     # Judging
 
@@ -143,6 +169,9 @@ class Memory:
                     answer = judge(self.state, entries, hits, known, context, again)
                 if not isinstance(answer, Missing):
                     answer.searched = search and bool(hits or again)
+                    if answer.searched and any(said.cause for said in answer.said):
+                        self.index.is_sure = False  # another owner may have collected rows since it was looked
+                        self.make_sure()
                     return answer
                 metrics.retry_searches.inc(len(answer.entries))
                 missing, limit = answer, limit * _MORE
@@ -205,7 +234,7 @@ class Memory:
         for revived in outcome.revived:
             self.index.add_at(revived.place, revived.record)
         self.state.apply(entries, outcome)
-        self.index.drop_dead(self.state.alive(), self.state.live_rows)
+        self.index.drop_dead(self.state.alive(), self.state.live_vectors)
         for entry in entries:
             self.said.pop(entry.position, None)
             self.head.ready |= entry.record.kind == "ready"

@@ -110,7 +110,7 @@ def _best(
 
 
 def merge(*parts: Found) -> Found:
-    """One answer of several over disjoint rows."""
+    """One answer of several; a row may be in more than one of them."""
     floors = [found.floor for found in parts if found.floor is not None]
     return Found(
         np.concatenate([found.scores for found in parts]),

@@ -18,7 +18,7 @@ from streams.decide.checkpoint import Checkpoint
 from streams.decide.index import VectorIndex
 from streams.decide.state import State
 from streams.decide.store import Row, Store
-from streams.decide.things import PICTURES, place_of, position_of, row_key
+from streams.decide.things import ROWS, place_of, position_of, row_key
 from streams.decide.threads import in_thread
 from streams.errors import Retryable
 from streams.retry import patiently
@@ -109,9 +109,9 @@ class Sealer:
 
     def _plan(self) -> Load:
         """The next load. From now on what dies under `below` is garbage in the store."""
-        tail = self._checkpoint.tail(LOAD_ROWS + PICTURES)
+        tail = self._checkpoint.tail(LOAD_ROWS + ROWS)
         below = self._checkpoint.head.next
-        if len(tail) == LOAD_ROWS + PICTURES:  # what stands at the last position may be cut in two: it waits
+        if len(tail) == LOAD_ROWS + ROWS:  # what stands at the last position may be cut in two: it waits
             below = position_of(place_of(tail[-1].key))
             tail = [row for row in tail if position_of(place_of(row.key)) < below]
         rows: defaultdict[str, list[Row]] = defaultdict(list)

@@ -326,7 +326,7 @@ class Shard:
         try:
             return await self._asking("milvus", call, *args)
         except RowsMissing:
-            self._memory.ending = await self._patiently("kafka", self._ending)
+            self._memory.do_without(await self._patiently("kafka", self._ending))
             return await self._asking("milvus", call, *args)
 
     async def _ending(self) -> set[Key]:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 from streams.decide.checkpoint import Change, Checkpoint, TailRow
@@ -15,7 +16,8 @@ _DEAD_ROWS: Final = 1024
 class State:
     """The fold's memory of one shard: a World for the judge.
 
-    live_rows, tail_rows, garbage_rows: how many rows exist, wait to be sealed, wait to be collected.
+    live_rows: how many pictures exist; live_vectors: with their windows. tail_rows, garbage_rows: how many rows wait to
+    be sealed, wait to be collected.
     reach: rows under this position may be in the store.
     """
 
@@ -24,8 +26,8 @@ class State:
         self._shard = shard
         self._things: dict[Key, Thing] = {}
         self._rows: dict[int, Key] = {}
-        self._pictures: dict[int, int] = {}
-        self.live_rows = 0
+        self._vectors: dict[int, int] = {}
+        self.live_rows = self.live_vectors = 0
         self.tail_rows, self.garbage_rows = checkpoint.tail_size(), checkpoint.garbage_size()
         # A seal that a crash broke off may have written any of them.
         self.reach = checkpoint.head.next
@@ -88,7 +90,7 @@ class State:
     def rows_below(self, position: int, encoder: str, but: Collection[Key] = ()) -> int:
         """How many rows of what exists, `but` for some things, lie below a position."""
         return sum(
-            self._pictures[row]
+            self._vectors[row]
             for row, key in self._rows.items()
             if position_of(row) < position and self._things[key].encoder == encoder and key not in but
         )
@@ -112,9 +114,9 @@ class State:
         places = [(entries[i].position, entries[i].record) for i in outcome.rows]
         places += [(revived.place, revived.record) for revived in outcome.revived]
         born = [
-            TailRow(row_key(self._shard, place, n), record.encoder, picture.vector)
+            TailRow(row_key(self._shard, place, n), record.encoder, vector)
             for place, record in places
-            for n, picture in enumerate(record.pictures)
+            for n, vector in enumerate(chain.from_iterable(picture.vectors() for picture in record.pictures))
         ]
         self._tail += born
         self.tail_rows += len(born)
@@ -131,8 +133,9 @@ class State:
 
     def _born(self, key: Key, thing: Thing, pictures: Sequence[Picture]) -> None:
         self._rows[thing.row] = key
-        self._pictures[thing.row] = len(pictures)
+        self._vectors[thing.row] = vectors = sum(1 + picture.windows for picture in pictures)
         self.live_rows += len(pictures)
+        self.live_vectors += vectors
         self.counts[key[0]] += 1
         self.hashes.add(thing.row, pictures)
         for digest in set(thing.digests):
@@ -140,8 +143,9 @@ class State:
 
     def _died(self, key: Key, thing: Thing) -> None:
         del self._rows[thing.row]
-        pictures = self._pictures.pop(thing.row)
-        self.live_rows -= pictures
+        vectors = self._vectors.pop(thing.row)
+        self.live_rows -= len(thing.digests)
+        self.live_vectors -= vectors
         self.counts[key[0]] -= 1
         for digest in set(thing.digests):
             left = tuple(row for row in self._holders[digest] if row != thing.row)
@@ -150,8 +154,8 @@ class State:
             else:
                 del self._holders[digest]
         if position_of(thing.row) < self.reach:
-            self._garbage += [(row_key(self._shard, thing.row, n), thing.encoder) for n in range(pictures)]
-            self.garbage_rows += pictures
+            self._garbage += [(row_key(self._shard, thing.row, n), thing.encoder) for n in range(vectors)]
+            self.garbage_rows += vectors
 
     def save(self) -> None:
         """Write what `apply` changed since the last time."""

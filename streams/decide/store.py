@@ -46,7 +46,7 @@ logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A picture of something that exists: key (shard, position, picture), who it is, and its vector (dim,) int16."""
+    """A picture of something that exists, or a window of one: its key, who it is, and its vector (dim,) int16."""
 
     key: int
     kind: Kind

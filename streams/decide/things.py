@@ -8,19 +8,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.events import REVISIONS, Kind, LogRecord, Picture, Policy
+from streams.events import MAX_IMAGES, MAX_WINDOWS, REVISIONS, Kind, LogRecord, Picture, Policy
 
 Key = tuple[Kind, str]
 """What a thing is called: its kind and its id."""
 
 NOWHERE: Final = -1
-PICTURES: Final = 8
-POSITIONS: Final = 1 << 38
+ROWS: Final = 128
+"""So many rows, at most, stand at one place: of each picture one, and one of each of its windows."""
+POSITIONS: Final = 1 << 37
 """A log has fewer."""
 
 _PLACES: Final = 128
-assert REVISIONS < _PLACES  # noqa: S101 - the arithmetic of keys rests on it
-_SHARD_ROWS: Final = POSITIONS * _PLACES * PICTURES
+assert MAX_IMAGES * (1 + MAX_WINDOWS) <= ROWS  # noqa: S101 - the arithmetic of keys rests on it
+assert REVISIONS < _PLACES  # noqa: S101
+_SHARD_ROWS: Final = POSITIONS * _PLACES * ROWS
 
 
 def place_at(position: int, turn: int = 0) -> int:
@@ -39,15 +41,15 @@ def order_of(place: int) -> tuple[int, int]:
     return place % POSITIONS, place // POSITIONS
 
 
-def row_key(shard: int, place: int, picture: int = 0) -> int:
-    """The key of a row: shard, place and picture in one non-negative INT64, in the order of the log."""
+def row_key(shard: int, place: int, number: int = 0) -> int:
+    """The key of a row: shard, place and its number there in one non-negative INT64, in the order of the log."""
     position, turn = order_of(place)
-    return shard * _SHARD_ROWS + (position * _PLACES + turn) * PICTURES + picture
+    return shard * _SHARD_ROWS + (position * _PLACES + turn) * ROWS + number
 
 
 def place_of(key: int) -> int:
     """The place in a row's key."""
-    return place_at(*divmod(key % _SHARD_ROWS // PICTURES, _PLACES))
+    return place_at(*divmod(key % _SHARD_ROWS // ROWS, _PLACES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Rows near one picture: scores and row keys, both (n,) int64. No row left out scores above `floor`; None: none is
+    """Rows near one vector: scores and row keys, both (n,) int64. No row left out scores above `floor`; None: none is
     left out."""
 
     scores: NDArray[np.int64]
@@ -91,7 +93,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """What was proposed for one design or item: rows near each picture, and (distance, place) of every hash that fires.
+    """What was proposed for one design or item: rows near each vector, and (distance, place) of every hash that fires.
     For an item only designs count."""
 
     near: tuple[Found, ...] = ()
@@ -127,12 +129,14 @@ class World(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A verdict to publish: `value` is its JSON, or None for the one that is stored for `key`."""
+    """A verdict to publish: `value` is its JSON, or None for the one that is stored for `key`. cause: the new item that
+    revises it."""
 
     key: Key
     value: bytes | None
     first: bool
     position: int
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from streams.errors import Invalid, Retryable
 
 _START_S: Final = 60.0
 _TRIES: Final = 2
-_MAX_ANSWER: Final = 1 << 20
+_MAX_ANSWER: Final = 4 << 20
 _INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 
 
@@ -41,7 +41,7 @@ class ImageChecker:
         """Of the processes that are there; each starts when it is first needed."""
         return [decoder.pid for decoder in self._all]
 
-    async def check(self, data: bytes) -> CheckedImage:
+    async def check(self, data: bytes, *, windows: bool = False) -> CheckedImage:
         """As `check_image`. The time limit ends the decoding itself; waiting for a free process does not count.
 
         Retryable: no process can be started.
@@ -50,7 +50,7 @@ class ImageChecker:
         async with self._free:
             for _ in range(_TRIES):
                 try:
-                    return _checked(await self._ask(data))
+                    return _checked(await self._ask(data, windows))
                 except (OSError, EOFError, ValueError, msgspec.MsgspecError) as error:
                     died = error  # perhaps by another's hand, so the picture has a second try
         raise Invalid("broken_image", f"its decoder does not survive it: {type(died).__name__}")
@@ -63,11 +63,11 @@ class ImageChecker:
         for decoder in self._all:
             decoder.kill()  # whoever waits for its answer gets an error, and lets go of it
 
-    async def _ask(self, data: bytes) -> Answer:
+    async def _ask(self, data: bytes, windows: bool) -> Answer:
         decoder = self._idle.pop() if self._idle else await self._started()
         try:
             async with asyncio.timeout(self._limits.decode_timeout_s):
-                answer = await decoder.ask(data)
+                answer = await decoder.ask(data, windows)
         except TimeoutError:
             self._end(decoder)
             raise Invalid("decode_timeout", f"not decoded after {self._limits.decode_timeout_s:g} s") from None
@@ -131,10 +131,11 @@ class _Decoder:
         """Returns when it has started."""
         self.is_ready = bytes(await self._read(len(READY))) == READY
 
-    async def ask(self, data: bytes) -> Answer:
+    async def ask(self, data: bytes, windows: bool) -> Answer:
         """What it says of a file. EOFError, OSError, ValueError, MsgspecError: it died, or answers nonsense."""
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._socket, len(data).to_bytes(LENGTH, "big"))
+        header = (1 + len(data)).to_bytes(LENGTH, "big") + bytes([windows])
+        await loop.sock_sendall(self._socket, header)
         await loop.sock_sendall(self._socket, data)
         length = int.from_bytes(await self._read(LENGTH), "big")
         if length > _MAX_ANSWER:
@@ -164,5 +165,5 @@ class _Decoder:
 def _checked(answer: Answer) -> CheckedImage:
     if answer.reason:
         raise Invalid(answer.reason, answer.message)
-    pixels = np.frombuffer(answer.pixels, np.uint8).reshape(INPUT_PX, INPUT_PX, 3).copy()
+    pixels = np.frombuffer(answer.pixels, np.uint8).reshape(-1, INPUT_PX, INPUT_PX, 3).copy()
     return CheckedImage(answer.digest, answer.hash, answer.quality, answer.colour, pixels)

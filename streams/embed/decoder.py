@@ -22,7 +22,8 @@ BYTES_A_PIXEL: Final = 24
 _BASE_BYTES: Final = 300 << 20
 READY: Final = b"\1"
 LENGTH: Final = 8
-"""Both ways a message is its length, so many bytes of it, and the message."""
+"""Both ways a message is its length, so many bytes of it, and the message. A file stands behind one byte more: 1 for
+its windows too."""
 
 
 class Answer(msgspec.Struct, array_like=True):
@@ -42,10 +43,10 @@ def memory_bytes(limits: ImageLimits) -> int:
     return _BASE_BYTES + BYTES_A_PIXEL * limits.max_pixels + 4 * limits.max_bytes
 
 
-def answer_to(data: bytes, limits: ImageLimits) -> Answer:
+def answer_to(data: bytes, limits: ImageLimits, *, windows: bool = False) -> Answer:
     """What is said of a file, whatever happens."""
     try:
-        seen = check_image(data, limits)
+        seen = check_image(data, limits, windows=windows)
     except Invalid as error:
         return Answer(error.reason, str(error))
     except Exception as error:  # noqa: BLE001 - out of memory anywhere: no file may end the process
@@ -65,10 +66,10 @@ def main(argv: list[str]) -> None:
     with socket.socket(fileno=0) as worker, worker.makefile("rb") as requests:
         worker.sendall(READY)
         while header := requests.read(LENGTH):
-            data = requests.read(int.from_bytes(header, "big"))
+            request = requests.read(int.from_bytes(header, "big"))
             # Should the worker be gone, nobody else ends a decoder that runs away.
             signal.setitimer(signal.ITIMER_REAL, 2 * limits.decode_timeout_s)
-            answer = msgspec.msgpack.encode(answer_to(data, limits))
+            answer = msgspec.msgpack.encode(answer_to(request[1:], limits, windows=bool(request[0])))
             signal.setitimer(signal.ITIMER_REAL, 0)
             worker.sendall(len(answer).to_bytes(LENGTH, "big") + answer)
 

@@ -28,7 +28,7 @@ import tritonclient.grpc.aio
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from encoders.preprocess import INPUT_PX, Domain, canary_pixels, domain_index, encoder_version
+from encoders.preprocess import INPUT_PX, PIXELS, Domain, canary_pixels, domain_index, encoder_version
 from streams.errors import Fatal, Retryable
 
 Pixels = NDArray[np.uint8]
@@ -115,6 +115,8 @@ class Canary:
             raise Fatal(
                 f"{path} cannot be used: {error!r}; make the model again with encoders.training.export"
             ) from error
+        if (number := stored.get("pixels", 1)) != PIXELS:
+            raise Fatal(f"{model} was made for pixels {number}, and this version makes pixels {PIXELS}; train it again")
         pixels = canary_pixels()
         if hashlib.sha256(pixels.tobytes()).hexdigest() != digest:
             raise Fatal(f"{path} belongs to another canary picture; make it again with encoders.training.export")

@@ -6,6 +6,7 @@ hashes is the judge's work. ICC profiles are ignored: colours are read as sRGB.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Final
@@ -15,8 +16,9 @@ import pdqhash
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from encoders.preprocess import to_pixels
+from encoders.preprocess import to_pixels, to_windows
 from streams.errors import Invalid
+from streams.events import Picture, lattice
 
 # Every decoder that is left out is attack surface saved: Pillow is never asked to try another one.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", *(("AVIF",) if features.check("avif") else ()))
@@ -70,23 +72,36 @@ class CheckedImage:
     colour: bytes
     """Mean colour of 4 x 4 equal cells of the upright picture on white, row by row, R G B: 48 bytes."""
     pixels: NDArray[np.uint8] = field(repr=False, compare=False)
-    """Shape: (224, 224, 3), RGB; what the encoder reads."""
+    """Shape: (1 + windows, 224, 224, 3), RGB; what the encoder reads: the picture, then its windows."""
 
 
-def check_image(data: bytes, limits: ImageLimits) -> CheckedImage:
-    """Decode and describe one picture (the first frame of an animation). A pure function; `Invalid` if it cannot be."""
+def check_image(data: bytes, limits: ImageLimits, *, windows: bool = False) -> CheckedImage:
+    """Decode and describe one picture (the first frame of an animation). A pure function; `Invalid` if it cannot be.
+
+    windows: a cluttered picture is looked at through windows too (`encoders.preprocess.to_windows`).
+    """
     check_size(data, limits)
     picture = _decode(data, limits)
     # The gap: large pictures are first averaged to about three times the size, four times faster and as good.
     small = picture.resize((_PDQ_PX, _PDQ_PX), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    whole = to_pixels(picture)[None]
     bits, quality = pdqhash.compute(np.array(small))
     return CheckedImage(
         digest=hashlib.sha256(data).digest(),
         hash=np.packbits(bits.astype(np.uint8)).tobytes(),
         quality=int(quality),
         colour=picture.resize(_COLOUR_CELLS, Image.Resampling.BOX).tobytes(),
-        pixels=to_pixels(picture),
+        pixels=np.concatenate([whole, to_windows(picture)]) if windows else whole,
     )
+
+
+def described(images: Sequence[CheckedImage], vectors: NDArray[np.float32]) -> list[Picture]:
+    """What the log keeps of some pictures. Shape: vectors (n, dim), one for each row of the pictures' pixels."""
+    ends = np.cumsum([len(image.pixels) for image in images], dtype=int)
+    return [
+        Picture(image.digest, image.hash, image.quality, image.colour, rows.tobytes(), len(rows) - 1)
+        for image, rows in zip(images, np.split(lattice(vectors), ends[:-1]), strict=True)
+    ]
 
 
 def check_size(data: bytes, limits: ImageLimits) -> None:

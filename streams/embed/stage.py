@@ -17,7 +17,7 @@ from streams.embed.cache import PictureCache
 from streams.embed.checker import ImageChecker
 from streams.embed.encoder import Encoder
 from streams.embed.fetch import Fetcher
-from streams.embed.images import CheckedImage
+from streams.embed.images import CheckedImage, described
 from streams.errors import Invalid
 from streams.events import (
     CatalogUpdate,
@@ -29,7 +29,6 @@ from streams.events import (
     decode_design,
     decode_key,
     decode_update,
-    lattice,
 )
 from streams.retry import patiently
 
@@ -61,13 +60,22 @@ class EmbedStage:
     """Turns batches into records. Safe to call for several batches at once."""
 
     def __init__(
-        self, encoder: Encoder, fetcher: Fetcher, checker: ImageChecker, cache: PictureCache, tenants: Sequence[str]
+        self,
+        encoder: Encoder,
+        fetcher: Fetcher,
+        checker: ImageChecker,
+        cache: PictureCache,
+        tenants: Sequence[str],
+        *,
+        windows: bool,
     ) -> None:
+        """windows: cluttered pictures of the catalogue are looked at through windows too."""
         self._encoder = encoder
         self._fetcher = fetcher
         self._checker = checker
         self._cache = cache
         self._tenants = frozenset(tenants)
+        self._windows = windows
         self._fetches = asyncio.Semaphore(_FETCHES)
 
     async def embed(self, events: Sequence[SourceEvent]) -> list[LogRecord | Invalid]:
@@ -138,22 +146,24 @@ class EmbedStage:
                 known = self._cache.get((hashlib.sha256(data).digest(), domain, version))
                 if known:
                     return Seen(None, known)
-                return Seen(await patiently("embed", "decoder", lambda: self._checker.check(data)), None)
+                windows = self._windows and domain == "catalog"
+                seen = await patiently("embed", "decoder", lambda: self._checker.check(data, windows=windows))
+                if len(seen.pixels) == 1:
+                    return Seen(seen, None)
+                return Seen(None, (await self._encode([(domain, seen)]))[0])  # too many pixels to wait for the others
             finally:  # a host that does not answer takes long, and is no reason to stop the worker
                 metrics.progress_timestamp.labels("embed").set_to_current_time()
 
     async def _encode(self, images: Sequence[tuple[Domain, CheckedImage]]) -> list[Picture]:
         if not images:
             return []
-        pixels = np.stack([image.pixels for _, image in images])
-        domains = [domain for domain, _ in images]
+        pixels = np.concatenate([image.pixels for _, image in images])
+        domains = [domain for domain, image in images for _ in image.pixels]
         with metrics.stage_seconds.labels("embed", "encode").time():
             vectors = await patiently("embed", "encoder", lambda: self._encoder.encode(pixels, domains))
-        pictures = []
-        for (domain, image), vector in zip(images, lattice(vectors), strict=True):
-            picture = Picture(image.digest, image.hash, image.quality, image.colour, vector.tobytes())
+        pictures = described([image for _, image in images], vectors)
+        for (domain, image), picture in zip(images, pictures, strict=True):
             self._cache.put((image.digest, domain, self._encoder.version), picture)
-            pictures.append(picture)
         return pictures
 
 

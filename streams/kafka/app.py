@@ -69,7 +69,8 @@ def make_embed_stage(settings: Settings, encoder: Encoder) -> EmbedStage:
     )
     image_limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.decode_timeout_s)
     checker = ImageChecker(image_limits, settings.decode_threads)
-    return EmbedStage(encoder, Fetcher(policy), checker, PictureCache(settings.cache_entries), settings.tenants)
+    cache = PictureCache(settings.cache_entries)
+    return EmbedStage(encoder, Fetcher(policy), checker, cache, settings.tenants, windows=settings.windows)
 
 
 class Worker:

@@ -105,7 +105,7 @@ def record_of(path: Path) -> dict[str, Any]:
 def picture(path: Path, domain: str, encoder: Colours) -> Picture:
     """What the log would keep."""
     seen = check_image(path.read_bytes(), ImageLimits())
-    vector = lattice(encoder.vectors(seen.pixels[None], [domain]))[0].tobytes()
+    vector = lattice(encoder.vectors(seen.pixels, [domain]))[0].tobytes()
     return Picture(seen.digest, seen.hash, seen.quality, seen.colour, vector)
 
 

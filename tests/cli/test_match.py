@@ -31,7 +31,7 @@ from streams.kafka.app import make_embed_stage, make_encoder
 from streams.settings import load_settings
 from tests import oracle
 from tests.e2e.test_realdata import DATA, edited
-from tests.pictures import cropped, drawn, jpeg, photographed
+from tests.pictures import cropped, drawn, jpeg, on_the_street, photographed
 
 Row = dict[str, Any]
 
@@ -150,6 +150,19 @@ async def _records(encoder: Encoder, events: Sequence[SourceEvent]) -> list[LogR
     finally:
         await stage.close()
         await encoder.close()
+
+
+def test_a_garment_on_the_street_is_found_through_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shipped encoder."""
+    count = 12
+    catalog = write("catalog", **{f"{n:02}": on_the_street(n) for n in range(count)})
+    designs = write("designs", **{f"{n:02}": drawn(n) for n in range(count)})
+    found = {}
+    for windows in ("true", "false"):
+        monkeypatch.setenv("DESIGN_DEDUP_WINDOWS", windows)
+        rows = match(designs, catalog, "--top", 1)
+        found[windows] = sum(Path(row["design"]).name == Path(row["neighbours"][0]["item"]).name for row in rows)
+    assert found["true"] == count > found["false"]
 
 
 POLICIES: Final = (

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from streams.decide import judge
 from streams.decide.hashes import HashTable
+from streams.decide.index import vectors_of
 from streams.decide.rows import Rows, merge
 from streams.decide.things import NOWHERE, Context, Entry, Hits, Key, Ledger, Missing, Outcome, Thing, key_of, row_key
 from streams.errors import Fatal
@@ -138,14 +139,14 @@ class Folding:
 
     def _add(self, place: int, record: LogRecord) -> None:
         if record.pictures:
-            vectors = np.array([np.frombuffer(picture.vector, "<i2") for picture in record.pictures])
+            vectors = vectors_of(record.pictures)
             keys = np.array([row_key(self._shard, place, n) for n in range(len(vectors))])
             name = (key_of(record)[0], record.encoder)
             self._rows.setdefault(name, Rows(vectors.shape[1])).append(keys, vectors)
             self._hashes.add(place, record.pictures)
 
     def _hits(self, record: LogRecord, limit: int) -> Hits:
-        queries = np.array([np.frombuffer(picture.vector, "<i2") for picture in record.pictures])
+        queries = vectors_of(record.pictures)
         queries[:, max(0, queries.shape[1] - self._policy.leave_out) :] = 0
         kinds: tuple[Kind, ...] = ("design",) if record.kind == "upsert" else ("design", "item")
         tables = [self._rows.get((kind, record.encoder), Rows(queries.shape[1])) for kind in kinds]

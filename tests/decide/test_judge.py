@@ -13,8 +13,8 @@ import pytest
 from streams.decide.judge import judge, may_need_hits
 from streams.decide.things import (
     NOWHERE,
-    PICTURES,
     POSITIONS,
+    ROWS,
     Context,
     Entry,
     Found,
@@ -684,18 +684,18 @@ def test_a_ledger_that_holds_something_else_is_fatal() -> None:
 
 def test_the_key_of_a_row_holds_shard_position_and_picture() -> None:
     highest = POSITIONS - 1
-    last = row_key(5, highest, PICTURES - 1)
+    last = row_key(5, highest, ROWS - 1)
     assert place_of(last) == highest
-    assert row_key(5, highest) + PICTURES - 1 == last < row_key(6, 0)
-    assert row_key(5, highest - 1, PICTURES - 1) < row_key(5, highest)
-    assert row_key((1 << 15) - 1, place_at(highest, REVISIONS), PICTURES - 1) < 1 << 63
+    assert row_key(5, highest) + ROWS - 1 == last < row_key(6, 0)
+    assert row_key(5, highest - 1, ROWS - 1) < row_key(5, highest)
+    assert row_key((1 << 12) - 1, place_at(highest, REVISIONS), ROWS - 1) < 1 << 63
 
 
 def test_the_key_of_a_design_that_exists_again_follows_that_of_the_record() -> None:
     places = [5, place_at(5, 1), place_at(5, REVISIONS), 6]
-    keys = [row_key(3, place, picture) for place in places for picture in range(PICTURES)]
+    keys = [row_key(3, place, picture) for place in places for picture in range(ROWS)]
     assert keys == sorted(set(keys))
-    assert [place_of(key) for key in keys[::PICTURES]] == places
+    assert [place_of(key) for key in keys[::ROWS]] == places
     assert [position_of(place) for place in places] == [5, 5, 5, 6]
     assert sorted(places, key=order_of) == places
 

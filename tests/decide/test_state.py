@@ -76,7 +76,7 @@ def picture_of(state: State) -> tuple[object, ...]:
         sorted(state.alive()),
         state.encoders(),
         {kind: count for kind, count in state.counts.items() if count},
-        (state.live_rows, state.tail_rows, state.garbage_rows),
+        (state.live_rows, state.live_vectors, state.tail_rows, state.garbage_rows),
         {encoder: state.rows_below(10**9, encoder) for encoder in state.encoders()},
     )
 
@@ -87,7 +87,7 @@ def assert_sound(state: State) -> None:
     assert set(state.alive()) == set(live)
     assert all(state.at(row) == key for row, key in live.items())
     assert sum(state.counts.values()) == len(live)
-    assert state.live_rows == sum(state.rows_below(10**9, encoder) for encoder in state.encoders())
+    assert state.live_vectors == sum(state.rows_below(10**9, encoder) for encoder in state.encoders())
     assert state.live_rows == sum(len(state._things[key].digests) for key in live.values())
     held = {row for digest in state._holders for row in state.holders(digest)}
     assert held == {row for row, key in live.items() if state._things[key].digests}

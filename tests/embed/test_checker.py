@@ -20,6 +20,7 @@ from streams.embed.decoder import memory_bytes
 from streams.embed.images import ImageLimits, check_image
 from streams.errors import Invalid, Retryable
 from tests.faults.bad_input.jpegs import progressive
+from tests.pictures import drawn, on_the_street
 
 LIMITS = ImageLimits()
 ENDLESS = progressive(side=4000, scans=30_000)
@@ -54,6 +55,17 @@ async def test_the_checker_says_what_the_function_says(checker: ImageChecker) ->
     for _ in range(3):  # more often than there are places
         with pytest.raises(RuntimeError):
             await checker.check(data[0])
+
+
+async def test_it_looks_through_windows_when_told_to(checker: ImageChecker) -> None:
+    street = on_the_street(0)
+    through, whole, plain = await asyncio.gather(
+        checker.check(street, windows=True), checker.check(street), checker.check(drawn(0), windows=True)
+    )
+    assert through.pixels.tobytes() == check_image(street, LIMITS, windows=True).pixels.tobytes()
+    assert len(through.pixels) > 1
+    assert (through.pixels[:1] == whole.pixels).all()
+    assert len(plain.pixels) == 1
 
 
 async def test_a_decoder_that_runs_away_is_ended_and_others_go_on() -> None:

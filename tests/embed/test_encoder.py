@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from encoders.preprocess import INPUT_PX, Domain, canary_pixels
+from encoders.preprocess import INPUT_PX, PIXELS, Domain, canary_pixels
 from streams.embed.encoder import MAX_BATCH, Canary, Encoder, LocalEncoder, TritonEncoder, check_vectors, model_path
 from streams.errors import Fatal, Retryable
 
@@ -85,6 +85,7 @@ class Client:
 def write_canary(folder: Path, **changes: Any) -> Path:
     stored = {
         "version": VERSION,
+        "pixels": PIXELS,
         "pixels_sha256": hashlib.sha256(canary_pixels().tobytes()).hexdigest(),
         "vector": ANSWER.tolist(),
     }
@@ -336,9 +337,9 @@ async def test_after_close(encoder: TritonEncoder, server: Server) -> None:
         await encoder.encode(*pictures(1))
 
 
-@pytest.mark.parametrize("changes", [{"pixels_sha256": "00"}, {"vector": "x"}, {"vector": ["x"]}])
+@pytest.mark.parametrize("changes", [{"pixels": 1}, {"pixels_sha256": "00"}, {"vector": "x"}, {"vector": ["x"]}])
 def test_a_canary_that_does_not_belong(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(Fatal, match=r"canary\.json"):
+    with pytest.raises(Fatal, match=r"canary\.json|made for pixels 1"):
         Canary.beside(write_canary(tmp_path, **changes))
 
 

@@ -77,7 +77,7 @@ def well_formed(checked: CheckedImage) -> bool:
         and len(checked.hash) == 32
         and len(checked.colour) == 48
         and 0 <= checked.quality <= 100
-        and checked.pixels.shape == (224, 224, 3)
+        and checked.pixels.shape == (1, 224, 224, 3)
         and checked.pixels.dtype == np.uint8
     )
 

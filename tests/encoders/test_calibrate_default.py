@@ -40,6 +40,8 @@ def described(bits: list[list[int]], colour: list[int], quality: int = 100) -> D
         np.array(bits, np.int8),
         np.full(n, quality, np.int16),
         np.repeat(np.array(colour, np.int16)[:, None], 48, axis=1),
+        np.empty((0, 4), np.float32),
+        np.empty(0, np.intp),
     )
 
 

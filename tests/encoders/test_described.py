@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from encoders import described
 from encoders.described import (
@@ -28,23 +29,45 @@ def pictures(n: int, seed: int, dim: int = 8) -> Described:
     vectors = rng.normal(size=(n, dim))
     bits = np.where(rng.random((3, 256)) < 0.5, 1, -1)[rng.integers(3, size=n)]
     bits = np.where(rng.random((n, 256)) < 0.01, -bits, bits)
+    windows = rng.integers(0, 3, n)
     return Described(
-        np.rint(LATTICE * vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
+        _lattice(vectors),
         bits.astype(np.int8),
         rng.choice([20, 50, 90], n).astype(np.int16),
         (100 + rng.integers(0, 9, (n, 48))).astype(np.int16),
+        _lattice(rng.normal(size=(windows.sum(), dim))),
+        np.repeat(np.arange(n), windows),
     )
+
+
+def _lattice(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(np.rint(LATTICE * vectors / np.linalg.norm(vectors, axis=1, keepdims=True)), np.float32)
+
+
+def test_the_best_window_of_a_catalogue_picture_counts() -> None:
+    asked, kept = pictures(20, 3), pictures(30, 4)
+    expected = [
+        [
+            min(1.0, max(int(one @ other) for other in (own, *kept.windows[kept.window_of == j])) / LATTICE**2)
+            for j, own in enumerate(kept.vectors)
+        ]
+        for one in asked.vectors
+    ]
+    assert similarity(asked, kept).tolist() == np.array(expected, np.float32).tolist()
+    rows = np.array([7, 2, 7])
+    assert (similarity(asked, kept.at(rows)) == similarity(asked, kept)[:, rows]).all()
 
 
 def test_distances_and_similarities_are_exact() -> None:
     bits = np.array([[1] * 256, [-1] * 256, [1] * 250 + [-1] * 6], np.int8)
-    three = Described(np.full((3, 4), 1024, np.float32), bits, np.zeros(3, np.int16), np.zeros((3, 48), np.int16))
+    three = pictures(3, 0, dim=4)._replace(vectors=np.full((3, 4), 1024, np.float32), bits=bits)
+    three = three._replace(windows=np.empty((0, 4), np.float32), window_of=np.empty(0, np.intp))
     assert distances(three.at(slice(2)), three.at(slice(2, 3))).tolist() == [[6], [250]]
     assert similarity(three, three).tolist() == [[1.0] * 3] * 3
 
 
 def test_a_rounded_vector_is_never_more_than_equal() -> None:
-    one = pictures(1, 0)._replace(vectors=np.array([[2047, 65, 0, 0]], np.float32))
+    one = pictures(1, 0, dim=4)._replace(vectors=np.array([[2047, 65, 0, 0]], np.float32))
     assert similarity(one, one).tolist() == [[1.0]]
 
 

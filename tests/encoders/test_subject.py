@@ -1,19 +1,19 @@
 """Where the subject stands: the same thing in the same box, whatever is put around it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from encoders import synthetic
-from encoders.evaluation.command import SHIPPED, Named, Request, measure
-from encoders.preprocess import to_pixels
-from encoders.subject import Box, components, subject_box, subject_pixels
+from encoders.preprocess import to_pixels, to_windows
+from encoders.subject import Box, components, is_cluttered, subject_box
+from streams.events import MAX_WINDOWS
 
 WHITE, CREAM, TEAL = (255, 255, 255), (240, 238, 235), (0, 120, 130)
 GARMENT = Box(60, 40, 200, 280)
@@ -76,32 +76,50 @@ def test_what_is_around_it_changes_nothing(change: Callable[..., Image.Image]) -
 def test_a_model_sees_it_in_one_size() -> None:
     image = packshot()
     for copy in (framed(image), on_a_page(image), cut(image)):
-        seen, known = subject_pixels(copy), subject_pixels(image)
-        assert seen.shape == (224, 224, 3)
-        off = np.abs(seen.astype(np.int16) - known).mean()
-        whole = np.abs(to_pixels(copy).astype(np.int16) - to_pixels(image)).mean()
+        off = np.abs(to_pixels(copy).astype(np.int16) - to_pixels(image)).mean()
+        whole = np.abs(squeezed(copy) - squeezed(image)).mean()
         assert off < whole / 2
 
 
+def squeezed(image: Image.Image) -> NDArray[np.int16]:
+    """The whole picture in a square."""
+    return np.asarray(image.resize((224, 224)), np.int16)
+
+
 def test_a_street_photograph_is_seen_whole() -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8))
-    assert (subject_pixels(noise) == to_pixels(noise)).all()
+    pixels = street(224, 224)
+    assert (to_pixels(Image.fromarray(pixels)) == pixels).all()
+    assert is_cluttered(Image.fromarray(pixels))
 
 
-def test_evaluate_measures_what_it_does_to_a_model(tmp_path: Path) -> None:
-    rows = ["query,item,label,cluster,kind"]
-    for name, image in {"one": packshot(), "two": packshot((250, 250, 250)).rotate(180)}.items():
-        image.save(tmp_path / f"{name}.png")
-        framed(image).save(tmp_path / f"{name}-framed.png")
-        rows.append(f"{name}-framed.png,{name}.png,duplicate,{name},frame")
-    (tmp_path / "suite.csv").write_text("\n".join(rows) + "\n")
-    whole, subject = (
-        measure(
-            Request([Named("shipped", SHIPPED, 0.9)], [str(tmp_path)], quick=True, subject=subject), lambda *_: None
-        )[0].whole.median_truth
-        for subject in (False, True)
-    )
-    assert subject > 0.97 > whole
+def street(height: int, width: int) -> NDArray[np.uint8]:
+    """Nothing plain anywhere."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (250, 250), (3, 900), (1, 2)], ids=str)
+def test_the_windows_of_a_street_photograph_lie_along_its_middle(size: tuple[int, int]) -> None:
+    photo = Image.fromarray(street(*size))
+    windows = to_windows(photo)
+    assert windows.shape == (14, 224, 224, 3)
+    assert windows.dtype == np.uint8
+    if min(size) > 100:
+        assert len({window.tobytes() for window in windows}) == 14
+    assert len(windows) <= MAX_WINDOWS
+
+
+def test_a_window_shows_a_part_of_the_picture() -> None:
+    photo = Image.fromarray(street(400, 200))
+    first, last = to_windows(photo)[:6:5]
+    assert (first == to_pixels(photo.crop((40, 0, 160, 120)))).all()
+    assert (last == to_pixels(photo.crop((40, 280, 160, 400)))).all()
+    across = photo.transpose(Image.Transpose.ROTATE_90)
+    assert (to_windows(across)[0] == to_pixels(across.crop((0, 40, 120, 160)))).all()
+
+
+@pytest.mark.parametrize("picture", [packshot(), framed(packshot()), cut(packshot())])
+def test_a_picture_with_a_plain_ground_has_no_windows(picture: Image.Image) -> None:
+    assert to_windows(picture).shape == (0, 224, 224, 3)
 
 
 def test_it_is_the_garment_with_a_small_margin() -> None:

@@ -146,9 +146,9 @@ async def _assert_vectors_are_right(service: Service) -> None:
         ("catalog", [photographed(n) for n in range(CATALOGUE)]),
         ("generated", [drawn(n) for n in range(2 * CATALOGUE)]),
     ):
-        for picture in (check_image(data, ImageLimits()) for data in pictures):
-            vectors = await encoder.encode(picture.pixels[None], [domain])  # type: ignore[list-item]
-            right[picture.hash, picture.colour] = lattice(vectors)[0].astype(int)
+        for picture in (check_image(data, ImageLimits(), windows=domain == "catalog") for data in pictures):
+            vectors = await encoder.encode(picture.pixels, [domain] * len(picture.pixels))  # type: ignore[list-item]
+            right[picture.hash, picture.colour] = lattice(vectors).astype(int).ravel()
     await encoder.close()
     seen = [picture for entry in await service.log() for picture in decode_record(entry.value).pictures]
     assert len(seen) > CATALOGUE

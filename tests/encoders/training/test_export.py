@@ -14,7 +14,7 @@ from encoders import synthetic
 from encoders.backbone import imagenet_backbone
 from encoders.data import Photo, load
 from encoders.embedding import Embedder
-from encoders.preprocess import canary_pixels, encoder_version, to_pixels
+from encoders.preprocess import PIXELS, canary_pixels, encoder_version, to_pixels
 from encoders.training.export import export
 from encoders.training.network import Early, Late, TwoBlockEncoder
 from encoders.training.quantise import milliseconds, quantise
@@ -62,6 +62,11 @@ def test_the_canary_is_beside_it(model: Path) -> None:
     again = Embedder(model).pixels([canary_pixels()], "catalog")[0]
     assert canary["version"] == encoder_version(model)
     assert np.abs(again - canary["vector"]).max() < 1e-4
+
+
+def test_it_names_its_pixels(model: Path) -> None:
+    assert {one.key: one.value for one in onnx.load(model).metadata_props} == {"pixels": str(PIXELS)}
+    assert json.loads(model.with_name("canary.json").read_text())["pixels"] == PIXELS
 
 
 def test_the_early_half_is_as_imagenet_left_it(model: Path, encoder: TwoBlockEncoder) -> None:

@@ -75,7 +75,7 @@ def _record(data: bytes) -> None:
 
 def _image(data: bytes) -> None:
     seen = check_image(data, _LIMITS)
-    assert seen.pixels.shape == (224, 224, 3)
+    assert seen.pixels.shape == (1, 224, 224, 3)
 
 
 class _Network:

@@ -79,7 +79,7 @@ async def judge(cases: Sequence[Case], limits: ImageLimits) -> Measured:
     """Each case as a batch of its own, all the way to what would be appended to a topic."""
     encoder: Any = FlatEncoder()
     fetcher = Fetcher(FetchPolicy(schemes=frozenset({"https"}), limits=FetchLimits(timeout_s=2.0, retries=0)))
-    stage = EmbedStage(encoder, fetcher, ImageChecker(limits, 2), PictureCache(100), ("default",))
+    stage = EmbedStage(encoder, fetcher, ImageChecker(limits, 2), PictureCache(100), ("default",), windows=True)
     outcomes = []
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what making the corpus left behind must not hide what is measured

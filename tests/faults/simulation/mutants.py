@@ -54,6 +54,11 @@ MUTANTS = {
         "similarity > math.ceil(",
         seed=4,
     ),
+    "windows are not looked at": Mutant(
+        2, "streams.decide.index",
+        "for vector in picture.vectors()",
+        "for vector in picture.vectors()[:1]",
+    ),
     "ties go to the youngest": Mutant(
         2, "streams.decide.judge",
         "(-item[1][0], order_of(item[0]))",

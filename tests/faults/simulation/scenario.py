@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streams.embed.images import CheckedImage
 from streams.errors import Invalid
 from streams.events import UNIT, CatalogUpdate, GeneratedDesign, Image, Policy, Step, encode_event
-from tests.logs import VARIANTS, picture
+from tests.logs import VARIANTS, in_catalog, picture
 
 DIM: Final = 8
 ENCODERS: Final = ("one", "two")
@@ -61,13 +61,14 @@ def pictured(pixels: NDArray[np.uint8], encoder: str) -> NDArray[np.float32]:
 class Checker:
     """An ImageChecker for `file_of`."""
 
-    async def check(self, data: bytes) -> CheckedImage:
+    async def check(self, data: bytes, *, windows: bool = False) -> CheckedImage:
         try:
             look, variant = map(int, data.split(b"/"))
         except ValueError:
             raise Invalid("not_an_image", "no picture of these tests") from None
-        known = picture(look, variant, ENCODERS[0], DIM)
-        pixels = np.array([[[look, variant, 0]]], np.uint8)
+        known = (in_catalog if windows else picture)(look, variant, ENCODERS[0], DIM)
+        shown = [(look + n, (variant + n) % VARIANTS, 0) for n in range(1 + known.windows)]
+        pixels = np.array(shown, np.uint8).reshape(-1, 1, 1, 3)
         return CheckedImage(known.digest, known.hash, known.quality, known.colour, pixels)
 
     def close(self) -> None:

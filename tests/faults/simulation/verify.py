@@ -168,11 +168,13 @@ def _vectors(world: World, shard: int, name: Key, thing: Thing) -> list[bytes]:
     for entry in world.logs[shard].entries:
         record = entry.record
         if key_of(record) == name and digests_of(record) == thing.digests and record.encoder == thing.encoder:
-            return [picture.vector for picture in record.pictures]
+            return [vector for picture in record.pictures for vector in picture.vectors()]
     raise AssertionError(f"{name} is as no record says")
 
 
 def _possible(world: World, shard: int) -> set[tuple[Key, bytes]]:
     """Whose rows there may be, with their vectors."""
     records = (entry.record for entry in world.logs[shard].entries)
-    return {(key_of(record), picture.vector) for record in records for picture in record.pictures}
+    return {
+        (key_of(record), vector) for record in records for picture in record.pictures for vector in picture.vectors()
+    }

@@ -78,7 +78,7 @@ class Worker:
         flood = FloodGate(1.0, _NO_FLOOD, {})
         unused: Any = Checker()
         fetcher: Any = Fetcher()
-        stage = EmbedStage(self._encoder, fetcher, unused, PictureCache(4), around.tenants)
+        stage = EmbedStage(self._encoder, fetcher, unused, PictureCache(4), around.tenants, windows=True)
         producer: Any = around.producer
         for kind, topic in (("item", around.topics.catalog.name), ("design", around.topics.designs.name)):
             work = EmbedWork(kind, stage, producer, around.topics, around.tenants, flood)  # type: ignore[arg-type]
