@@ -17,8 +17,8 @@ _NEAR: Final = 10
 """Levels of 255 by which ground may differ from its own colour in each channel."""
 _GROUND: Final = 0.45
 """Share of a window's outermost pixels that has to have one colour, or there is no plain ground."""
-_BAR: Final = 0.88
-"""Share of a line that has one colour, another than the ground's, in a bar above or below (it may hold a few words)."""
+_BAR: Final = 0.7
+"""Share of a line that has one colour, another than the ground's, in a bar above or below; the rest is words on it."""
 _ROUNDS: Final = 4
 """Frames in frames; the last round finds the garment."""
 _AREA: Final = 0.25
@@ -53,9 +53,11 @@ class Box(NamedTuple):
 
 def subject_box(image: Image.Image) -> Box:
     """The box of the subject with a small margin; the whole picture where nothing stands out from a plain ground."""
-    scale = min(1.0, _SIDE / max(image.size))
+    scale = _SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    look = np.asarray(image.resize((width, height), Image.Resampling.BOX), np.int16)
+    # A thumbnail is enlarged, so that its box is as fine as that of the picture it was made of.
+    way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    look = np.asarray(image.resize((width, height), way), np.int16)
     box = Box(0, 0, width, height)
     for number in range(_ROUNDS):
         inner = _inner(look[box.top : box.bottom, box.left : box.right], is_first=number == 0)

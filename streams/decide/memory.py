@@ -32,7 +32,7 @@ from streams.decide.things import (
 from streams.errors import Fatal
 from streams.events import LogRecord, decode_verdict
 
-FIRST_LIMIT: Final = 16
+FIRST_LIMIT: Final = 32
 _MORE: Final = 4
 _EVERYTHING: Final = 1 << 60
 _DELETED_AT_ONCE: Final = 1024
