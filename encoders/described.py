@@ -49,11 +49,11 @@ class Described(NamedTuple):
         n = len(hashes)
         bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(n, 256)
         return cls(
-            np.stack([own[0] for own in vectors]).astype(np.float32),
+            np.array([own[0] for own in vectors], np.float32).reshape(n, -1 if n else 0),
             2 * bits.astype(np.int8) - 1,
             np.array(quality, np.int16),
             np.frombuffer(b"".join(colours), np.uint8).reshape(n, 48).astype(np.int16),
-            np.concatenate([own[1:] for own in vectors]).astype(np.float32),
+            np.concatenate([own[1:] for own in vectors] or [np.empty((0, 0))]).astype(np.float32),
             np.repeat(np.arange(n), [len(own) - 1 for own in vectors]),
         )
 

@@ -53,11 +53,8 @@ class Box(NamedTuple):
 
 def subject_box(image: Image.Image) -> Box:
     """The box of the subject with a small margin; the whole picture where nothing stands out from a plain ground."""
-    scale = _SIDE / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    # A thumbnail is enlarged, so that its box is as fine as that of the picture it was made of.
-    way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-    look = np.asarray(image.resize((width, height), way), np.int16)
+    look = _looked_at(image)
+    height, width = look.shape[:2]
     box = Box(0, 0, width, height)
     for number in range(_ROUNDS):
         inner = _inner(look[box.top : box.bottom, box.left : box.right], is_first=number == 0)
@@ -75,8 +72,24 @@ def subject_box(image: Image.Image) -> Box:
 
 
 def is_cluttered(image: Image.Image) -> bool:
-    """Whether the picture is its own subject."""
-    return subject_box(image) == (0, 0, *image.size)
+    """Whether the picture has no plain ground at all."""
+    return _ground(_looked_at(image)) is None
+
+
+def _looked_at(image: Image.Image) -> NDArray[np.int16]:
+    """The picture at _SIDE px. A thumbnail is enlarged, so that its box is as fine as that of the picture it was made
+    of. Shape: (h, w, 3)."""
+    scale = _SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    return np.asarray(image.resize((width, height), way), np.int16)
+
+
+def _ground(window: NDArray[np.int16]) -> NDArray[np.float64] | None:
+    """The colour of the plain ground around a window, or None. Shape: (h, w, 3) -> (3,)."""
+    edge = np.concatenate([window[0], window[-1], window[1:-1, 0], window[1:-1, -1]])
+    ground = np.median(edge, axis=0)
+    return ground if _near(edge, ground).mean() >= _GROUND else None
 
 
 def _inner(window: NDArray[np.int16], *, is_first: bool) -> Box | None:
@@ -85,9 +98,8 @@ def _inner(window: NDArray[np.int16], *, is_first: bool) -> Box | None:
     height, width = window.shape[:2]
     if min(height, width) < 3:
         return None
-    edge = np.concatenate([window[0], window[-1], window[1:-1, 0], window[1:-1, -1]])
-    ground = np.median(edge, axis=0)
-    if _near(edge, ground).mean() < _GROUND:
+    ground = _ground(window)
+    if ground is None:
         return None
     top, bottom = _without_bars(window, ground) if is_first else (0, height)
     stands_out = ~_near(window[top:bottom], ground)

@@ -79,8 +79,7 @@ class Library:
         """The vectors of the queries and of the gallery. Shape: (n, dim), m pictures."""
         self.prepare(suite, [model], exchanged)
         kept, asked = (
-            [self._known[model.name, picture.name, side.domain, side.is_gallery] for picture in side.pictures]
-            for side in sides(suite, exchanged)
+            [self._vectors(model, picture, side) for picture in side.pictures] for side in sides(suite, exchanged)
         )
         start = np.cumsum([0, *(len(own) for own in kept)])[:-1]
         return np.concatenate(asked), Gallery(np.concatenate(kept), start)
@@ -91,15 +90,22 @@ class Library:
         first, second = (model.embedder.pixels(pixels, domain) for domain in DOMAINS)
         return bool((first == second).all())
 
+    def _vectors(self, model: Model, picture: Picture, side: Side) -> Vectors:
+        """What is known; a query's may be known from a gallery. Shape: (1 + windows, dim), of a query (1, dim)."""
+        key = (model.name, picture.name, side.domain)
+        known = self._known.get((*key, side.is_gallery))
+        return self._known[*key, True][:1] if known is None else known
+
     def _compute(self, side: Side, models: Sequence[Model]) -> None:
-        def known(model: Model, picture: Picture) -> tuple[str, str, Domain, bool]:
-            return model.name, picture.name, side.domain, side.is_gallery
+        def is_known(model: Model, picture: Picture) -> bool:
+            key = (model.name, picture.name, side.domain)
+            return (*key, True) in self._known or (not side.is_gallery and (*key, False) in self._known)
 
         waiting = list(
             {
                 picture.name: picture
                 for picture in side.pictures
-                if any(known(model, picture) not in self._known for model in models)
+                if not all(is_known(model, picture) for model in models)
             }.values()
         )
         for start in range(0, len(waiting), _CHUNK):
@@ -110,7 +116,7 @@ class Library:
             for model in models:
                 rows = model.embedder.pixels(list(np.concatenate(pixels)), side.domain)
                 for picture, own in zip(chunk, np.split(rows, ends), strict=True):
-                    self._known[known(model, picture)] = own
+                    self._known[model.name, picture.name, side.domain, side.is_gallery] = own
         self._tick(side.what, len(waiting), len(waiting))
 
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import accumulate, pairwise
 from typing import Final
 
 import numpy as np
@@ -97,10 +98,10 @@ def check_image(data: bytes, limits: ImageLimits, *, windows: bool = False) -> C
 
 def described(images: Sequence[CheckedImage], vectors: NDArray[np.float32]) -> list[Picture]:
     """What the log keeps of some pictures. Shape: vectors (n, dim), one for each row of the pictures' pixels."""
-    ends = np.cumsum([len(image.pixels) for image in images], dtype=int)
+    rows, edges = lattice(vectors), accumulate((len(image.pixels) for image in images), initial=0)
     return [
-        Picture(image.digest, image.hash, image.quality, image.colour, rows.tobytes(), len(rows) - 1)
-        for image, rows in zip(images, np.split(lattice(vectors), ends[:-1]), strict=True)
+        Picture(image.digest, image.hash, image.quality, image.colour, rows[start:end].tobytes(), end - start - 1)
+        for image, (start, end) in zip(images, pairwise(edges), strict=True)
     ]
 
 

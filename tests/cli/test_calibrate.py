@@ -63,6 +63,7 @@ class Colours:
 @pytest.fixture(autouse=True)
 def somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DESIGN_DEDUP_WINDOWS", "false")  # what is drawn here has no plain ground
 
 
 @pytest.fixture
@@ -296,11 +297,14 @@ def test_a_model_that_looks_at_the_domain_is_asked_for_both(monkeypatch: pytest.
     assert encoder.seen == {"catalog": 70, "generated": 70}
 
 
-def test_vectors_are_kept_for_the_next_run(colours: Colours) -> None:
+@pytest.mark.parametrize("windows", ["false", "true"])
+def test_vectors_are_kept_for_the_next_run(monkeypatch: pytest.MonkeyPatch, colours: Colours, windows: str) -> None:
+    monkeypatch.setenv("DESIGN_DEDUP_WINDOWS", windows)
     folder(Path("photos"), range(70))
     arguments = ("--catalog", "photos", "--rate", 0.05, "--copies", 4, "--cache", "kept")
     call(*arguments, "--out", "one.toml")
     before = colours.seen.copy()
+    assert before["catalog"] == 70 * (15 if windows == "true" else 1)
     call(*arguments, "--out", "two.toml")
     assert colours.seen == before
     assert load_policy(Path("one.toml")) == load_policy(Path("two.toml"))

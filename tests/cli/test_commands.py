@@ -285,7 +285,7 @@ def test_embed_gives_the_vectors_of_the_log(installation: Installation) -> None:
 async def _vectors(names: list[str]) -> dict[str, Any]:
     async with Cluster(load_settings()) as cluster:
         records = [decode_record(r.value) async for r in cluster.read(cluster.topics.log.name, 0)]
-    return {r.id: np.frombuffer(r.pictures[0].vector, "<i2") for r in records if r.id in names and r.pictures}
+    return {r.id: np.frombuffer(r.pictures[0].vectors()[0], "<i2") for r in records if r.id in names and r.pictures}
 
 
 def test_waiting_without_a_worker_ends(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,14 +199,17 @@ class AnotherEncoder:
     version = "three"
 
     def __init__(self, lost: int = 0) -> None:
-        self._vectors: dict[bytes, bytes] = {}
+        self._vectors: dict[tuple[bytes, int], bytes] = {}
         self._lost = lost
 
     def _anew(self, one: Picture) -> bytes:
-        if one.digest not in self._vectors:
-            moved = np.frombuffer(one.vector, "<i2") + np.random.default_rng(list(one.digest)).normal(0, 250, DIM)
-            self._vectors[one.digest] = lattice((moved / np.linalg.norm(moved))[None].astype(np.float32)).tobytes()
-        return self._vectors[one.digest]
+        return b"".join(self._moved((one.digest, n), vector) for n, vector in enumerate(one.vectors()))
+
+    def _moved(self, key: tuple[bytes, int], vector: bytes) -> bytes:
+        if key not in self._vectors:
+            moved = np.frombuffer(vector, "<i2") + np.random.default_rng([*key[0], key[1]]).normal(0, 250, DIM)
+            self._vectors[key] = lattice((moved / np.linalg.norm(moved))[None].astype(np.float32)).tobytes()
+        return self._vectors[key]
 
     def of(self, record: LogRecord) -> LogRecord | str:
         if self._lost and record.src % self._lost == 0:

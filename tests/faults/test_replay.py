@@ -217,12 +217,7 @@ async def test_what_was_lost_is_made_again(
         sealed, garbage = checkpoint.head.sealed, {key for key, _ in checkpoint.garbage(1 << 20)}
         tail = {row.key for row in checkpoint.tail()}
         checkpoint.close()
-        rows = {
-            row_key(0, thing.row, n)
-            for thing, _ in after.values()
-            if thing.row != NOWHERE
-            for n in range(len(thing.digests))
-        }
+        rows = {row_key(0, place, n) for key, place in live.items() for n in range(folded.vectors[key])}
         due = {key for key in rows if position_of(place_of(key)) < sealed}
         held = held_by_milvus(service, await log_id_of(service), {thing.encoder for thing, _ in after.values()} - {""})
         assert due <= held
