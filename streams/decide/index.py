@@ -4,7 +4,7 @@ With `index = memory` the owner holds the body too and the store is only searche
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -65,15 +65,18 @@ class VectorIndex:
     def add_at(self, place: int, record: LogRecord) -> None:
         """The pictures of a record, as rows at a place."""
         if record.pictures:
-            vectors, first = vectors_of(record.pictures), row_key(self._shard, place)
-            keys = np.arange(first, first + len(vectors), dtype=np.int64)
-            self.add(key_of(record)[0], record.encoder, keys, vectors)
+            self.add(key_of(record)[0], record.encoder, *self._rows(place, record))
 
-    def keep(self, place: int, record: LogRecord) -> None:
-        """The rows of a design, which the store may lack; they may well be there too."""
+    def keep(self, placed: Iterable[tuple[int, LogRecord]]) -> None:
+        """Rows of designs, instead of those kept before. The store may lack them; they may well be there too."""
+        self._kept = {}
+        for place, record in placed:
+            keys, vectors = self._rows(place, record)
+            self._kept.setdefault(record.encoder, Rows(vectors.shape[1])).append(keys, vectors)
+
+    def _rows(self, place: int, record: LogRecord) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
         vectors, first = vectors_of(record.pictures), row_key(self._shard, place)
-        kept = self._kept.setdefault(record.encoder, Rows(vectors.shape[1]))
-        kept.append(np.arange(first, first + len(vectors), dtype=np.int64), vectors)
+        return np.arange(first, first + len(vectors), dtype=np.int64), vectors
 
     def drop_dead(self, alive: Collection[int], rows: int) -> None:
         """With `index = memory`: when more than half of the rows are of places that are not among `alive`, whose rows

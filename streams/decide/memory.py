@@ -118,10 +118,8 @@ class Memory:
         them. Designs among them are looked for here from now on: an item that reaches more designs than may be revised
         revises none, and that must not look like a few."""
         self._ending = ending
-        for key in ending:
-            thing = self.state.thing(key)
-            if key[0] == "design" and thing is not None and thing.row != NOWHERE:
-                self.index.keep(thing.row, self._last(key[1]))
+        designs = [(thing.row, key[1]) for key in ending if key[0] == "design" and (thing := self.state.thing(key))]
+        self.index.keep((row, self._last(name)) for row, name in designs if row != NOWHERE)
 
     def _held(self, encoder: str) -> int:
         return self._store.count(encoder, row_key(self._shard, 0), row_key(self._shard, self.head.sealed))

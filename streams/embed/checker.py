@@ -134,7 +134,7 @@ class _Decoder:
     async def ask(self, data: bytes, windows: bool) -> Answer:
         """What it says of a file. EOFError, OSError, ValueError, MsgspecError: it died, or answers nonsense."""
         loop = asyncio.get_running_loop()
-        header = (1 + len(data)).to_bytes(LENGTH, "big") + bytes([windows])
+        header = len(data).to_bytes(LENGTH, "big") + bytes([windows])
         await loop.sock_sendall(self._socket, header)
         await loop.sock_sendall(self._socket, data)
         length = int.from_bytes(await self._read(LENGTH), "big")

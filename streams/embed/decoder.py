@@ -22,7 +22,7 @@ BYTES_A_PIXEL: Final = 24
 _BASE_BYTES: Final = 300 << 20
 READY: Final = b"\1"
 LENGTH: Final = 8
-"""Both ways a message is its length, so many bytes of it, and the message. A file stands behind one byte more: 1 for
+"""Both ways a message is its length, so many bytes of it, and the message. Before a file stands one byte more, 1 for
 its windows too."""
 
 
@@ -65,11 +65,11 @@ def main(argv: list[str]) -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a process a picture; the threads of all cores would need their memory
     with socket.socket(fileno=0) as worker, worker.makefile("rb") as requests:
         worker.sendall(READY)
-        while header := requests.read(LENGTH):
-            request = requests.read(int.from_bytes(header, "big"))
+        while header := requests.read(LENGTH + 1):
+            data = requests.read(int.from_bytes(header[:LENGTH], "big"))
             # Should the worker be gone, nobody else ends a decoder that runs away.
             signal.setitimer(signal.ITIMER_REAL, 2 * limits.decode_timeout_s)
-            answer = msgspec.msgpack.encode(answer_to(request[1:], limits, windows=bool(request[0])))
+            answer = msgspec.msgpack.encode(answer_to(data, limits, windows=bool(header[LENGTH])))
             signal.setitimer(signal.ITIMER_REAL, 0)
             worker.sendall(len(answer).to_bytes(LENGTH, "big") + answer)
 

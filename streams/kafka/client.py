@@ -20,6 +20,8 @@ _Answer = TypeVar("_Answer")
 
 NO_SECURITY: Final[Mapping[str, Any]] = MappingProxyType({})
 DOWN: Final = (KafkaError, OSError, TimeoutError)
+_CLOSED: Final = "the handler is closed"
+"""So says uvloop, by a RuntimeError, when a connection was lost and aiokafka does not know it yet."""
 
 
 @contextlib.asynccontextmanager
@@ -56,7 +58,11 @@ async def insist(ask: Callable[[], Awaitable[_Answer]], bootstrap: str, timeout_
                     return await ask()
                 except DOWN as error:
                     last = error
-                    await asyncio.sleep(0.1)
+                except RuntimeError as error:
+                    if _CLOSED not in str(error):
+                        raise
+                    last = error
+                await asyncio.sleep(0.1)
     except TimeoutError:
         raise Retryable(f"Kafka at {bootstrap} gave no answer in {timeout_s:g} s: {last!r}") from last
 

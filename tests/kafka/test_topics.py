@@ -16,6 +16,7 @@ from aiokafka.client import AIOKafkaClient
 
 from streams.errors import Fatal, Retryable
 from streams.kafka import partition
+from streams.kafka.client import insist
 from streams.kafka.partition import Ends, _Reader, committed_offsets, read_to_end
 from streams.kafka.topics import Topic, Topics, create_topics
 from streams.local import LocalStack, PortLease
@@ -402,3 +403,19 @@ async def test_a_ledger_that_is_shorter_than_what_is_known_of_it_is_told_of(
             await ends.of(topic, 0, 3)
     finally:
         await ends.close()
+
+
+async def test_a_connection_that_was_just_lost_is_asked_again() -> None:
+    """As uvloop says it to whoever writes before aiokafka has heard of the end."""
+    answers: list[object] = [RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed"), 7]
+
+    async def ask() -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    assert await insist(ask, "nowhere:1", 5) == 7
+    answers.append(RuntimeError("a mistake"))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        await insist(ask, "nowhere:1", 5)
