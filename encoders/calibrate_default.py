@@ -34,7 +34,7 @@ from encoders.described import LATTICE, Described, HashRule, distances, similari
 from encoders.embedding import session
 from encoders.negatives import Neighbours, nearest_products
 from encoders.policy_toml import Rest, render, steps
-from encoders.preprocess import Domain, domain_index, encoder_version, to_pixels, to_windows
+from encoders.preprocess import Domain, as_in_catalog, domain_index, encoder_version, to_pixels
 
 GALLERY: Final = 6_000
 COPIES: Final = 1_000
@@ -56,9 +56,7 @@ def describe(images: Iterable[Image.Image], model: Any, domain: Domain = "genera
         # distance of 2 bits; left to PDQ's box filter, which depends on the size, 26.
         bits, quality = pdqhash.compute(np.array(image.resize((64, 64), Image.Resampling.BICUBIC, reducing_gap=3.0)))
         colour = image.resize((4, 4), Image.Resampling.BOX).tobytes()
-        pixels = to_pixels(image)[None]
-        if domain == "catalog":
-            pixels = np.concatenate([pixels, to_windows(image)])
+        pixels = as_in_catalog(image) if domain == "catalog" else to_pixels(image)[None]
         inputs = {"pixels": pixels, "domain": np.full((len(pixels), 1), domain_index(domain), np.int32)}
         vectors = np.rint(model.run(["embedding"], inputs)[0] * LATTICE)
         rows.append((vectors, np.packbits(bits).tobytes(), quality, colour))

@@ -81,6 +81,11 @@ def to_windows(image: Image.Image) -> Pixels:
     return np.stack([to_pixels(crop) for crop in crops])
 
 
+def as_in_catalog(image: Image.Image) -> Pixels:
+    """What a catalogue keeps vectors of: the picture, then its windows. Shape: -> (1 + windows, 224, 224, 3)."""
+    return np.concatenate([to_pixels(image)[None], to_windows(image)])
+
+
 def _on_square(image: Image.Image, longest: int) -> Pixels:
     """The whole picture, its longer side `longest` pixels of the square."""
     scale = longest / max(image.size)

@@ -6,11 +6,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from encoders.embedding import Embedder, Vectors
 from encoders.evaluation.suites import Picture, Suite
-from encoders.preprocess import DOMAINS, Domain, Pixels, to_pixels, to_windows
+from encoders.preprocess import DOMAINS, Domain, as_in_catalog, to_pixels
 
 _CHUNK: Final = 32  # pictures made, embedded and forgotten at a time
 _PROBES: Final = 4
@@ -111,19 +110,14 @@ class Library:
         for start in range(0, len(waiting), _CHUNK):
             self._tick(side.what, start, len(waiting))
             chunk = waiting[start : start + _CHUNK]
-            pixels = [_shown(picture.make(), windows=side.is_gallery) for picture in chunk]
+            images = [picture.make() for picture in chunk]
+            pixels = [as_in_catalog(image) if side.is_gallery else to_pixels(image)[None] for image in images]
             ends = np.cumsum([len(own) for own in pixels])[:-1]
             for model in models:
                 rows = model.embedder.pixels(list(np.concatenate(pixels)), side.domain)
                 for picture, own in zip(chunk, np.split(rows, ends), strict=True):
                     self._known[model.name, picture.name, side.domain, side.is_gallery] = own
         self._tick(side.what, len(waiting), len(waiting))
-
-
-def _shown(image: Image.Image, *, windows: bool) -> Pixels:
-    """What a model sees of a picture. Shape: (1 + windows, 224, 224, 3)."""
-    whole = to_pixels(image)[None]
-    return np.concatenate([whole, to_windows(image)]) if windows else whole
 
 
 def sides(suite: Suite, exchanged: bool) -> tuple[Side, Side]:

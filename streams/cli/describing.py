@@ -84,7 +84,7 @@ class Describer:
             return as_items, [_whole(one) for one in as_items]
         as_designs = await self._encode([replace(one, pixels=one.pixels[:1]) for one in images], "generated")
         if images and self._ignores_domain is None:
-            # A model that looks at the domain at all shows it on any picture, to the last bit.
+            # A model that looks at the domain at all shows it on some of these, in what is kept of a vector.
             self._ignores_domain = [_whole(one) for one in as_items] == as_designs
         return as_items, as_designs
 
