@@ -27,10 +27,11 @@ _PIXEL_MEAN: Final = 127.0
 _PIXEL_SCALE: Final = 128.0
 
 NETWORK_PX: Final = 160
-"""Side of what the network sees. The contract's 224 px are smoothed (1 2 1 binomial) and brought down to this first, so
-that a copy at half the size differs less from its original. Chosen in one trial that is not in the repository (300
-copies resized to 0.5 to 0.9 and saved again, 2,500 packshots of hm): at 0.5 % unrelated matches recall was 0.93, at
-160 px without smoothing 0.85, at 112 px 0.89. encoders/records/ holds what a command measures of the shipped model."""
+"""Side of what the network sees in training and in `Backbone`; what is shipped sees more (`training.network`). The
+contract's 224 px are smoothed (1 2 1 binomial) and brought down to this first, so that a copy at half the size differs
+less from its original. Chosen in one trial that is not in the repository (300 copies resized to 0.5 to 0.9 and saved
+again, 2,500 packshots of hm): at 0.5 % unrelated matches recall was 0.93, at 160 px without smoothing 0.85, at 112 px
+0.89. encoders/records/ holds what a command measures of the shipped model."""
 
 
 class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
@@ -44,14 +45,14 @@ class Backbone(nn.Module):  # type: ignore[misc]  # torch's types are not read
         self.smoothing: Tensor
 
     @staticmethod
-    def to_input(pixels: Tensor, smoothing: Tensor) -> Tensor:
+    def to_input(pixels: Tensor, smoothing: Tensor, side: int = NETWORK_PX) -> Tensor:
         """Pixels as the network was trained on them, smoothed and brought down.
 
-        Shape: (batch, 224, 224, 3) uint8, (3, 1, 3, 3) -> (batch, 3, 160, 160).
+        Shape: (batch, 224, 224, 3) uint8, (3, 1, 3, 3) -> (batch, 3, side, side).
         """
         x = (pixels.permute(0, 3, 1, 2).to(torch.float32) - _PIXEL_MEAN) / _PIXEL_SCALE  # (batch, 3, 224, 224)
         x = nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), smoothing, groups=3)
-        return nn.functional.interpolate(x, size=(NETWORK_PX, NETWORK_PX), mode="bilinear")
+        return nn.functional.interpolate(x, size=(side, side), mode="bilinear")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Mean over the places of the last feature map.

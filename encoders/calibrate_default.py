@@ -64,10 +64,12 @@ def describe(images: Iterable[Image.Image], model: Any, domain: Domain = "genera
 
 
 def cached(path: Path, images: Iterable[Image.Image], model: Any, domain: Domain = "generated") -> Described:
-    """`describe`, once."""
+    """`describe`, once. Two runs may share the folder, so a file is there whole or not at all."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, *describe(images, model, domain))
+        part = path.with_name(f"{os.getpid()}-{path.name}")
+        np.savez(part, *describe(images, model, domain))
+        part.replace(path)
     with np.load(path) as stored:
         return Described(*(stored[f"arr_{i}"] for i in range(len(stored.files))))
 

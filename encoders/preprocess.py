@@ -16,9 +16,10 @@ from encoders.subject import is_cluttered, subject_box
 
 Pixels = NDArray[np.uint8]
 
-PIXELS: Final = 2
+PIXELS: Final = 3
 """The number of what `to_pixels` and `to_windows` do. A model made for other pixels is not used, and as the number
-stands in every model, vectors of other pixels have another version. 1: the whole picture, and no windows."""
+stands in every model, vectors of other pixels have another version. 1: the whole picture, and no windows. 2: of a
+subject in several things the large ones alone."""
 
 INPUT_PX: Final = 224
 """Height and width of what the encoder reads, in pixels: the size EfficientNet-Lite0 was trained at."""

@@ -21,8 +21,8 @@ _BAR: Final = 0.7
 """Share of a line that has one colour, another than the ground's, in a bar above or below; the rest is words on it."""
 _ROUNDS: Final = 4
 """Frames in frames; the last round finds the garment."""
-_AREA: Final = 0.25
-_BREADTH: Final = 0.35
+_AREA: Final = 0.1
+_BREADTH: Final = 0.25
 """A thing belongs to the subject when its box has so much of the largest one's area and of its shorter side."""
 _SOLID: Final = 0.9
 """Share of its box from which a thing is a picture in a frame; a pixel at its edges is half frame."""

@@ -22,13 +22,12 @@ from encoders.adaptation.figures import Comparison, compare, figures, nearest_st
 from encoders.adaptation.pictures import described
 from encoders.adaptation.plan import HELD_BACK, Plan, data_hash, plan
 from encoders.adaptation.request import Outcome, Request, Tick
-from encoders.backbone import NETWORK_PX
 from encoders.data import content_hash
 from encoders.described import LATTICE
 from encoders.export import OPSET
 from encoders.preprocess import encoder_version
 from encoders.training.export import PACKAGES
-from encoders.training.network import COLOUR_SHARE, SPLIT
+from encoders.training.network import COLOUR_SHARE, SERVED_PX, SPLIT
 from encoders.training.restore import restored
 from encoders.training.views import CUT_OUT, EDITED, IN_SCENE, RECOLOURED, REPRINTED
 
@@ -138,7 +137,7 @@ def _record(request: Request, chosen: Plan, model: Path, version: str, compariso
         "base": encoder_version(request.base),
         "kept": comparison.kept,
         "recipe": {
-            "network": f"EfficientNet-Lite0 at {NETWORK_PX} px; {trained} trained, the rest as in the base",
+            "network": f"EfficientNet-Lite0 at {SERVED_PX} px; {trained} trained, the rest as in the base",
             "vector": f"[structure | colour], colour {COLOUR_SHARE} of the similarity",
             "domain": "ignored", "opset": OPSET, "training": asdict(candidate.recipe(request)),
             "colour": asdict(candidate.colour_recipe(request)),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Random = np.random.Generator
 Edit = Callable[[Pixels, Random], Pixels]
+_Draw = Callable[[Pixels, tuple[int, int], list[int], Random], None]
 
 
 def clipped(values: NDArray[Any]) -> Pixels:
@@ -76,7 +77,7 @@ def shrink(image: Pixels, rng: Random) -> Pixels:
 def tone(image: Pixels, rng: Random) -> Pixels:
     """Brightness, contrast, gamma and saturation."""
     x = image.astype(np.float32) / 255
-    x = x ** np.float32(np.exp(rng.uniform(-0.3, 0.3)))
+    x = x ** np.float32(np.exp(rng.uniform(-0.5, 0.5))) * np.float32(rng.uniform(0.75, 1.25))
     x = (x - 0.5) * np.float32(rng.uniform(0.7, 1.3)) + 0.5 + np.float32(rng.uniform(-0.1, 0.1))
     grey = x.mean(axis=2, keepdims=True)
     return clipped((grey + (x - grey) * np.float32(rng.uniform(0.6, 1.4))) * 255)
@@ -89,9 +90,8 @@ def cast(image: Pixels, rng: Random) -> Pixels:
 
 def soften(image: Pixels, rng: Random) -> Pixels:
     """Out of focus, or sharpened."""
-    sigma = rng.uniform(0.5, 1.8)
-    blurred = cv2.GaussianBlur(image, (0, 0), sigma)
-    if rng.random() < 0.6:
+    blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.6))
+    if rng.random() < 0.75:
         return np.asarray(blurred)
     return np.asarray(cv2.addWeighted(image, 1.7, blurred, -0.7, 0))
 
@@ -111,29 +111,38 @@ def pad(image: Pixels, rng: Random) -> Pixels:
 
 
 def stamp(image: Pixels, rng: Random) -> Pixels:
-    """A line of words or a badge somewhere, as shops put on pictures."""
-    image = image.copy()
+    """A badge, or a line or two of words across everything, as shops put on pictures."""
+    if rng.random() < 0.3:
+        return _drawn_over(image, rng, _badge)
+    for _ in range(int(rng.integers(1, 3))):
+        image = _drawn_over(image, rng, _words)
+    return image
+
+
+def _drawn_over(image: Pixels, rng: Random, draw: _Draw) -> Pixels:
+    """A drawing somewhere, more or less opaque."""
     height, width = image.shape[:2]
-    colour = (
-        [0, 0, 0] if rng.random() < 0.4 else [255, 255, 255] if rng.random() < 0.6 else rng.integers(0, 256, 3).tolist()
-    )
+    kind = rng.random()
+    colour = [0, 0, 0] if kind < 0.25 else [255, 255, 255] if kind < 0.5 else rng.integers(0, 256, 3).tolist()
     spot = int(rng.integers(0, max(1, width * 2 // 3))), int(rng.integers(height // 10, height))
     layer = image.copy()
-    if rng.random() < 0.6:
-        words = "".join(chr(c) for c in rng.integers(65, 91, int(rng.integers(4, 12))))
-        face = int(rng.integers(0, 8))
-        cv2.putText(
-            layer, words, spot, face, height / 256 * rng.uniform(0.5, 1.4), colour, int(rng.integers(1, 3)), cv2.LINE_AA
-        )
-    else:
-        radius = round(min(height, width) * rng.uniform(0.04, 0.12))
-        cv2.circle(layer, spot, radius, colour, -1, cv2.LINE_AA)
-    share = rng.uniform(0.5, 1)
+    draw(layer, spot, colour, rng)
+    share = rng.uniform(0.5, 1) if rng.random() < 0.5 else 1.0
     return np.asarray(cv2.addWeighted(layer, share, image, 1 - share, 0))
 
 
+def _words(layer: Pixels, spot: tuple[int, int], colour: list[int], rng: Random) -> None:
+    words = "".join(chr(c) for c in rng.integers(65, 91, int(rng.integers(3, 12))))
+    size = layer.shape[0] / 256 * rng.uniform(0.5, 1.6)
+    cv2.putText(layer, words, spot, int(rng.integers(0, 8)), size, colour, int(rng.integers(1, 5)), cv2.LINE_AA)
+
+
+def _badge(layer: Pixels, spot: tuple[int, int], colour: list[int], rng: Random) -> None:
+    cv2.circle(layer, spot, round(min(layer.shape[:2]) * rng.uniform(0.04, 0.12)), colour, -1, cv2.LINE_AA)
+
+
 EDITS: Final[Sequence[tuple[Edit, float]]] = (
-    (crop, 0.45), (mirror, 0.35), (warp, 0.35), (pad, 0.2), (tone, 0.45), (cast, 0.4), (stamp, 0.25), (soften, 0.2),
+    (crop, 0.45), (mirror, 0.35), (warp, 0.35), (pad, 0.2), (tone, 0.45), (cast, 0.4), (stamp, 0.35), (soften, 0.35),
     (noise, 0.12), (shrink, 0.35), (reencode, 0.5),
 )  # fmt: skip
 """Each with the share of the chains that hold it, in the order in which they happen."""

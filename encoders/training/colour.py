@@ -9,6 +9,7 @@ which are the same, and a dyed one, which is not. Minutes, since a picture is 10
 """
 
 import argparse
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.nn.functional import relu, softplus
 from encoders.backbone import imagenet_backbone
 from encoders.losses import info_nce
 from encoders.training.network import Late, unit
-from encoders.training.train import Views, mean_of
+from encoders.training.train import Views, learnt, mean_of
 from encoders.training.views import RECOLOURED, VIEWS
 
 TAU: Final = 0.1
@@ -55,7 +56,7 @@ class Colours:
 
     def __init__(self, late: Late, views: Views, things: NDArray[np.intp]) -> None:
         self._views, self._things = views, things
-        looked = np.zeros((len(things), VIEWS, 1, 100), np.float16)
+        looked = np.zeros((len(things), VIEWS, 1, math.prod(views.early.shape[3:])), np.float16)
         with torch.inference_mode():
             for view in range(VIEWS):
                 for start in range(0, len(things), _PART):
@@ -65,7 +66,7 @@ class Colours:
         self._looked = looked
 
     def take(self, rows: NDArray[np.intp], views: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        """Shape: (n,), (n,) -> (n, 6, 10, 10), (n, 1, 100)."""
+        """Shape: (n,), (n,) -> (n, 6, h, w), (n, 1, h * w)."""
         planes = self._views.early[self._things[rows], views, 80:].astype(np.float32)
         return torch.from_numpy(planes), torch.from_numpy(self._looked[rows, views].astype(np.float32))
 
@@ -144,7 +145,7 @@ def main() -> None:
     torch.set_num_threads(chosen.pop("threads"))
     run, views = chosen.pop("run"), Views(chosen.pop("views"))
     late = Late(imagenet_backbone())
-    late.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["average"])
+    late.load_state_dict(learnt(torch.load(run / "checkpoint.pt", weights_only=True)))
     recipe = ColourRecipe(**chosen)
     learn_colour(late, views, recipe)
     kept = {name: weight for name, weight in late.state_dict().items() if name.startswith(("hue.", "colour."))}

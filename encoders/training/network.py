@@ -19,13 +19,17 @@ SPLIT: Final = 8
 """Blocks 0 to 7 are the early half."""
 
 EARLY: Final = (86, 10, 10)
-"""Shape of what the early half gives of a picture: 80 features and 6 planes of colour, at 10 x 10 places."""
+"""Shape of what the early half gives in training: 80 features and 6 planes of colour, at 10 x 10 places."""
+
+SERVED_PX: Final = 176
+"""Side of what the exported network sees. Its weights learn at 160 px: pooled features of a picture that is seen a
+little larger than in training tell more, and training stays cheap (Touvron et al. 2019, FixRes)."""
 
 STRUCTURE, COLOUR = 192, 64
-COLOUR_SHARE: Final = 0.25
+COLOUR_SHARE: Final = 0.15
 """Of the similarity: the square of the colour block's norm."""
 
-_STRIDE: Final = NETWORK_PX // EARLY[1]
+_STRIDE: Final = NETWORK_PX // EARLY[1]  # so 11 x 11 places of what is served
 
 
 class Block(nn.Module):  # type: ignore[misc]  # torch's types are not read
@@ -87,10 +91,11 @@ class _FrozenDepthwise(torch.autograd.Function):  # type: ignore[misc]
 
 
 class Early(nn.Module):  # type: ignore[misc]
-    """The frozen half, and the picture's colours place by place."""
+    """The frozen half, and the picture's colours place by place. `side`: of what it sees, in pixels."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, side: int = SERVED_PX) -> None:
         super().__init__()
+        self.side = side
         net = backbone.net
         self.pixels_to_input = backbone.to_input
         self.register_buffer("smoothing", backbone.smoothing, persistent=False)
@@ -99,9 +104,9 @@ class Early(nn.Module):  # type: ignore[misc]
         self.requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Shape: (n, 224, 224, 3) uint8 -> (n, 86, 10, 10)."""
-        x = self.pixels_to_input(pixels, self.smoothing)  # (n, 3, 160, 160) from -1 to 1
-        features = self.blocks(nn.functional.relu6(self.stem(x)))  # (n, 80, 10, 10)
+        """Shape: (n, 224, 224, 3) uint8 -> (n, 86, h, w)."""
+        x = self.pixels_to_input(pixels, self.smoothing, self.side)  # (n, 3, side, side) from -1 to 1
+        features = self.blocks(nn.functional.relu6(self.stem(x)))  # (n, 80, h, w)
         mean = nn.functional.avg_pool2d(x, _STRIDE)
         spread = (nn.functional.avg_pool2d(x * x, _STRIDE) - mean * mean).clamp(min=1e-6).sqrt()
         return torch.cat([features, mean, spread], dim=1)
@@ -132,7 +137,7 @@ class Late(nn.Module):  # type: ignore[misc]
     def features(self, early: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features of two scales, and features of colour.
 
-        Shape: (n, 86, 10, 10) -> (n, 1280 + 672), (n, 128).
+        Shape: (n, 86, h, w) -> (n, 1280 + 672), (n, 128).
         """
         x, wide = self._middle(early)
         x = self.blocks[self.middle].narrow(wide, x)
@@ -143,7 +148,7 @@ class Late(nn.Module):  # type: ignore[misc]
         return torch.cat([cube_pooled(top), cube_pooled(wide)], dim=1), hues
 
     def _middle(self, early: Tensor) -> tuple[Tensor, Tensor]:
-        """What the middle block is given, and its wide features (n, 672, 10, 10)."""
+        """What the middle block is given, and its wide features (n, 672, h, w)."""
         x = early[:, :80]
         for block in self.blocks[: self.middle]:
             x = block(x)
@@ -153,21 +158,21 @@ class Late(nn.Module):  # type: ignore[misc]
         return self.attention(wide).flatten(2).softmax(dim=2)
 
     def looked_at(self, early: Tensor) -> Tensor:
-        """How much each place counts for the garment's colour; the sum is 1. Shape: (n, 86, 10, 10) -> (n, 1, 100)."""
+        """How much each place counts for the garment's colour; the sum is 1. Shape: (n, 86, h, w) -> (n, 1, h * w)."""
         return self._looked_at(self._middle(early)[1])
 
     def hues(self, colours: Tensor, looked_at: Tensor) -> Tensor:
-        """Features of the garment's colours and of everything's. Shape: (n, 6, 10, 10), (n, 1, 100) -> (n, 128)."""
-        hues = nn.functional.relu(self.hue(colours)).flatten(2)  # (n, 64, 100)
+        """Features of the garment's colours and of everything's. Shape: (n, 6, h, w), (n, 1, h * w) -> (n, 128)."""
+        hues = nn.functional.relu(self.hue(colours)).flatten(2)  # (n, 64, h * w)
         return torch.cat([(hues * looked_at).sum(dim=2), hues.mean(dim=2)], dim=1)
 
     def blocks_of(self, early: Tensor) -> tuple[Tensor, Tensor]:
-        """The unit vectors of structure and of colour. Shape: (n, 86, 10, 10) -> (n, 192), (n, 64)."""
+        """The unit vectors of structure and of colour. Shape: (n, 86, h, w) -> (n, 192), (n, 64)."""
         pooled, hues = self.features(early)
         return unit(self.structure((pooled - self.centre) / self.spread)), unit(self.colour(hues))
 
     def forward(self, early: Tensor) -> Tensor:
-        """Shape: (n, 86, 10, 10) -> (n, 256), rows of norm 1."""
+        """Shape: (n, 86, h, w) -> (n, 256), rows of norm 1."""
         return joined(*self.blocks_of(early))
 
 

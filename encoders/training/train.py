@@ -17,6 +17,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,7 +54,8 @@ class Recipe:
     """What a run is made of; it stands in the model's record.
 
     start: the version whose weights it begins with; empty: ImageNet's. alike: among how many of the things most like a
-    thing its companions are chosen; 0: it has none.
+    thing its companions are chosen; 0: it has none. middle: the step whose average is half of the result, since weights
+    that were learnt less far suit strange pictures better (Wortsman et al. 2022, model soups); 0: the last one's alone.
     """
 
     start: str = ""
@@ -66,6 +68,7 @@ class Recipe:
     queue: int = 4096
     seed: int = 0
     average: float = 0.995
+    middle: int = 0
     colour_weight: float = 0.3
     dyed_weight: float = 2.0
     logistic_weight: float = 0.1
@@ -76,7 +79,7 @@ class Views:
     """Cached early features of things; see views.py."""
 
     def __init__(self, folder: Path) -> None:
-        self.early = np.load(folder / "early.npy")  # (n, 12, 86, 10, 10) float16
+        self.early = np.load(folder / "early.npy")  # (n, 12, 86, h, w) float16
         self.there = np.load(folder / "there.npy")  # (n, 12)
         self.groups = np.array(json.loads((folder / "things.json").read_text())["groups"])
         self._members = {group: np.flatnonzero(self.groups == group) for group in np.unique(self.groups)}
@@ -115,7 +118,7 @@ class Views:
         return np.concatenate(found)
 
     def take(self, things: NDArray[np.intp], views: NDArray[np.intp]) -> Tensor:
-        """Shape: (n,), (n,) -> (n, 86, 10, 10) float32, channels last."""
+        """Shape: (n,), (n,) -> (n, 86, h, w) float32, channels last."""
         rows = torch.from_numpy(self.early[things, views].astype(np.float32))
         return rows.contiguous(memory_format=torch.channels_last)
 
@@ -291,6 +294,7 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
     optimiser = _optimiser(late, recipe)
     queue, begin = Queue(recipe.queue), 0
     alike: NDArray[np.intp] | None = None
+    middle: dict[str, Tensor] | None = None
     if path.exists():
         kept: dict[str, Any] = torch.load(path, weights_only=True)
         if kept["recipe"] != asdict(recipe):
@@ -301,6 +305,7 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
         optimiser.load_state_dict(kept["optimiser"])
         queue.structure, queue.things = kept["queue"]
         alike = None if kept["alike"] is None else kept["alike"].numpy()
+        middle = kept["middle"]
     seen: list[dict[str, float]] = []
     for step in range(begin, recipe.steps):
         rng = np.random.default_rng((recipe.seed, step))  # so that a resumed run is the same run
@@ -317,22 +322,42 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
         with torch.no_grad():
             for kept_weight, weight in zip(average.parameters(), late.parameters(), strict=True):
                 kept_weight.lerp_(weight, 1 - recipe.average)
+        if step + 1 == recipe.middle:
+            middle = copy.deepcopy(average.state_dict())
         seen.append(parts)
         if step % 10 == 9:
-            table = torch.tensor([list(one.values()) for one in seen])
-            means = dict(zip(parts, table.nanmean(dim=0).tolist(), strict=True))
-            print(f"{time.strftime('%H:%M:%S')} {step + 1:5} " + " ".join(f"{k} {v:.3f}" for k, v in means.items()),
-                  file=sys.stderr, flush=True)  # fmt: skip
+            _say(step + 1, seen)
             seen = []
         if (step + 1) % SAVE_STEPS == 0 or step + 1 == recipe.steps:
             state = {
                 "recipe": asdict(recipe), "step": step + 1, "late": late.state_dict(), "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(), "queue": (queue.structure, queue.things),
-                "alike": None if alike is None else torch.from_numpy(alike),
+                "alike": None if alike is None else torch.from_numpy(alike), "middle": middle,
             }  # fmt: skip
-            torch.save(state, path.with_suffix(".new"))
-            path.with_suffix(".new").replace(path)
+            _save(state, path)
+    average.load_state_dict(learnt({"average": average.state_dict(), "middle": middle}))
     return average
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Never half a file."""
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def _say(step: int, seen: list[dict[str, float]]) -> None:
+    """The means of some steps' parts."""
+    means = torch.tensor([list(one.values()) for one in seen]).nanmean(dim=0).tolist()
+    parts = " ".join(f"{name} {mean:.3f}" for name, mean in zip(seen[0], means, strict=True))
+    print(f"{time.strftime('%H:%M:%S')} {step:5} {parts}", file=sys.stderr, flush=True)
+
+
+def learnt(kept: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that a checkpoint stands for: the average, or its mean with the one of the recipe's `middle`."""
+    average: dict[str, Tensor] = kept["average"]
+    if kept["middle"] is None:
+        return average
+    return {name: (weight + kept["middle"][name]) / 2 for name, weight in average.items()}
 
 
 def main() -> None:

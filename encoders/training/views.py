@@ -35,8 +35,8 @@ from encoders.training.rows import Tick, fill
 from encoders.training.scenes import CutOut, bent, cut, in_scene, in_window, on_plain, part_of
 
 SAME: Final = 8
-"""Views 0 to 7 show the thing itself: 0 as it is, 1 to 3 edited (3 after it was cut out, where that could be done), 4
-and 5 cut out, 6 and 7 in another scene, which 6 shows a window of."""
+"""Views 0 to 7 show the thing itself: 0 as it is, 1 to 3 edited (2 and 3 after it was cut out, where that could be
+done), 4 and 5 cut out, 6 and 7 in another scene, which 6 shows a window of."""
 
 EDITED, CUT_OUT, IN_SCENE = (1, 2, 3), (4, 5), (6, 7)
 
@@ -91,7 +91,8 @@ def photo_views(wardrobe: Wardrobe, index: int, seed: int) -> list[Pixels | None
     if not mask.any():
         return [*views, *[None] * (VIEWS - len(views))]
     piece = cut(image, mask)
-    views[3] = chain(on_plain(piece, rngs[3]), rngs[3])
+    for view in (2, 3):
+        views[view] = chain(on_plain(piece, rngs[view]), rngs[view])
     for view in (4, 5):
         rng = rngs[view]
         clean = part_of(piece, rng) if view == 5 else piece
@@ -133,7 +134,7 @@ def garment_views(number: int, seed: int) -> list[Pixels | None]:
 
     design, photo = clean(garment), shot(garment, 2)
     return [
-        design, chain(design, rngs[1]), photo, chain(photo, rngs[3]), camera(crop(design, rngs[4]), rngs[4]),
+        design, chain(design, rngs[1]), photo, chain(design, rngs[3]), camera(crop(design, rngs[4]), rngs[4]),
         camera(design, rngs[5]), shot(garment, 6), chain(shot(garment, 7), rngs[7]),
         clean(dyed), clean(printed), shot(dyed, 10), shot(printed, 11),
     ]  # fmt: skip
@@ -160,7 +161,7 @@ def _start(photos: list[Photo], model: Path, seed: int, read: Read) -> None:
 
 
 def _early(task: tuple[str, int]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    """Shape: (12, 86, 10, 10), and (12,) which of them are there."""
+    """Shape: (12, 86, h, w), and (12,) which of them are there."""
     kind, index = task
     made = views_of(index) if kind == "photo" else garment_views(index, _state["seed"])
     there = np.array([view is not None for view in made])
@@ -175,7 +176,7 @@ def make(
     photos: list[Photo], garments: int, model: Path, seed: int, out: Path, processes: int, read: Read = load,
     tick: Tick = lambda done, total: None, batches: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
-    """Write early.npy (n, 12, 86, 10, 10) float16, there.npy (n, 12) and things.json: photos first, then garments.
+    """Write early.npy (n, 12, 86, h, w) float16, there.npy (n, 12) and things.json: photos first, then garments.
 
     batches: of each photo, whose like half a batch is made of; none: its group.
     """
@@ -204,7 +205,7 @@ def stamps(photos: list[Photo]) -> str:
 
 def main() -> None:
     """The command line."""
-    from encoders.backbone import example_inputs, imagenet_backbone
+    from encoders.backbone import NETWORK_PX, example_inputs, imagenet_backbone
     from encoders.export import write_onnx
     from encoders.training.network import Early
 
@@ -217,7 +218,7 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     model = chosen.out / "early.onnx"
-    write_onnx(Early(imagenet_backbone()), model, {"pixels": example_inputs(2)[0]}, "early")
+    write_onnx(Early(imagenet_backbone(), NETWORK_PX), model, {"pixels": example_inputs(2)[0]}, "early")
     photos = [photo for photo in clothing(chosen.data) if int(photo.group) % HELD_OUT]
 
     def tick(done: int, total: int) -> None:

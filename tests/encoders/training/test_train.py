@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.backbone import Backbone, imagenet_backbone
+from encoders.backbone import NETWORK_PX, Backbone, imagenet_backbone
 from encoders.training.colour import ColourRecipe, learn_colour
 from encoders.training.network import (
     COLOUR_SHARE,
     EARLY,
+    SERVED_PX,
     STRUCTURE,
     Early,
     Late,
@@ -66,10 +67,11 @@ def quick(begun: Late, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encoders.training.train.initialised", lambda *_: copy.deepcopy(begun))
 
 
-def test_the_two_halves_are_the_whole_backbone(backbone: Backbone, pixels: torch.Tensor) -> None:
-    early, late = Early(backbone).eval(), Late(backbone).eval()
+@pytest.mark.parametrize("side", [NETWORK_PX, SERVED_PX])
+def test_the_two_halves_are_the_whole_backbone(backbone: Backbone, pixels: torch.Tensor, side: int) -> None:
+    early, late = Early(backbone, side).eval(), Late(backbone).eval()
     with torch.no_grad():
-        expected = backbone.net.extract_features(backbone.to_input(pixels, backbone.smoothing))
+        expected = backbone.net.extract_features(backbone.to_input(pixels, backbone.smoothing, side))
         x = early(pixels)[:, :80]
         for block in late.blocks:
             x = block(x)
@@ -79,7 +81,7 @@ def test_the_two_halves_are_the_whole_backbone(backbone: Backbone, pixels: torch
 
 def test_colour_planes_are_means_and_deviations_of_places(backbone: Backbone, pixels: torch.Tensor) -> None:
     early = Early(backbone).eval()
-    seen = backbone.to_input(pixels, backbone.smoothing).numpy()
+    seen = backbone.to_input(pixels, backbone.smoothing, SERVED_PX).numpy()
     planes = early(pixels)[:, 80:].numpy()
     place = seen[1, :, 16:32, 48:64]
     assert np.allclose(planes[1, :3, 1, 3], place.mean(axis=(1, 2)), atol=1e-5)
@@ -182,10 +184,22 @@ def test_the_first_reduction_tells_the_things_apart(folder: Path, begun: Late) -
     assert ((first @ other.T).argmax(dim=1).numpy() == things).mean() > 0.9
 
 
+def test_half_of_the_result_is_the_average_of_the_middle(folder: Path, tmp_path: Path) -> None:
+    views = Views(folder)
+    train(views, RECIPE, tmp_path / "one")
+    mixed = train(views, replace(RECIPE, middle=2), tmp_path / "mixed").state_dict()
+    kept = torch.load(tmp_path / "mixed" / "checkpoint.pt", weights_only=True)
+    last = torch.load(tmp_path / "one" / "checkpoint.pt", weights_only=True)["average"]
+    name = "structure.weight"
+    assert torch.equal(kept["average"][name], last[name]), "the middle changes nothing of the training"
+    assert not torch.equal(kept["middle"][name], last[name])
+    assert torch.allclose(mixed[name], (kept["middle"][name] + last[name]) / 2)
+
+
 @pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_is_the_same_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     views = Views(folder)
-    recipe = replace(RECIPE, alike=5)
+    recipe = replace(RECIPE, alike=5, middle=2)
     whole = train(views, recipe, tmp_path / "whole")
     calls = 0
 
