@@ -3,6 +3,7 @@
 Views and training go on where they were ended; the rest takes minutes and is done again.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from encoders.adaptation.pictures import Picture, upright
 from encoders.adaptation.plan import Plan
 from encoders.adaptation.request import Request, Tick
-from encoders.backbone import example_inputs
+from encoders.backbone import NETWORK_PX, example_inputs
 from encoders.export import write_onnx
 from encoders.training import views
 from encoders.training.colour import ColourRecipe, learn_colour
@@ -66,11 +67,13 @@ def make(request: Request, plan: Plan, base: TwoBlockEncoder, model: Path, tick:
 
 
 def _early(base: TwoBlockEncoder, path: Path) -> Path:
-    """The half that is not trained, for the processes that make views."""
+    """The half that is not trained, for the processes that make views. It sees what it sees in training."""
+    early = copy.copy(base.early)
+    early.side = NETWORK_PX
     if not path.exists():
         logging.disable(logging.WARNING)  # torch's exporter misses packages that nothing here needs
         try:
-            write_onnx(base.early, new := path.with_suffix(".new"), {"pixels": example_inputs(2)[0]}, "early")
+            write_onnx(early, new := path.with_suffix(".new"), {"pixels": example_inputs(2)[0]}, "early")
         finally:
             logging.disable(logging.NOTSET)
         new.replace(path)

@@ -22,6 +22,7 @@ from encoders.adaptation.figures import Comparison, compare, figures, nearest_st
 from encoders.adaptation.pictures import described
 from encoders.adaptation.plan import HELD_BACK, Plan, data_hash, plan
 from encoders.adaptation.request import Outcome, Request, Tick
+from encoders.backbone import NETWORK_PX
 from encoders.data import content_hash
 from encoders.described import LATTICE
 from encoders.export import OPSET
@@ -137,7 +138,8 @@ def _record(request: Request, chosen: Plan, model: Path, version: str, compariso
         "base": encoder_version(request.base),
         "kept": comparison.kept,
         "recipe": {
-            "network": f"EfficientNet-Lite0 at {SERVED_PX} px; {trained} trained, the rest as in the base",
+            "network": f"EfficientNet-Lite0 at {SERVED_PX} px; {trained} trained at {NETWORK_PX} px, the rest as in the"
+            " base",
             "vector": f"[structure | colour], colour {COLOUR_SHARE} of the similarity",
             "domain": "ignored", "opset": OPSET, "training": asdict(candidate.recipe(request)),
             "colour": asdict(candidate.colour_recipe(request)),

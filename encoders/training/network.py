@@ -22,7 +22,7 @@ EARLY: Final = (86, 10, 10)
 """Shape of what the early half gives in training: 80 features and 6 planes of colour, at 10 x 10 places."""
 
 SERVED_PX: Final = 176
-"""Side of what the exported network sees. Its weights learn at 160 px: pooled features of a picture that is seen a
+"""Side of what the exported network sees. Its weights learn at NETWORK_PX: pooled features of a picture that is seen a
 little larger than in training tell more, and training stays cheap (Touvron et al. 2019, FixRes)."""
 
 STRUCTURE, COLOUR = 192, 64
