@@ -27,7 +27,7 @@ _PIXEL_MEAN: Final = 127.0
 _PIXEL_SCALE: Final = 128.0
 
 NETWORK_PX: Final = 160
-"""Side of what the network sees in training and in `Backbone`; what is shipped sees more (`training.network`). The
+"""Side of what the network sees in `Backbone` and in `adapt`; what is shipped sees more (`training.network`). The
 contract's 224 px are smoothed (1 2 1 binomial) and brought down to this first, so that a copy at half the size differs
 less from its original. Chosen in one trial that is not in the repository (300 copies resized to 0.5 to 0.9 and saved
 again, 2,500 packshots of hm): at 0.5 % unrelated matches recall was 0.93, at 160 px without smoothing 0.85, at 112 px

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoders.subject import is_cluttered, subject_box
+from encoders.subject import is_cluttered, subject_of
 
 Pixels = NDArray[np.uint8]
 
-PIXELS: Final = 3
+PIXELS: Final = 4
 """The number of what `to_pixels` and `to_windows` do. A model made for other pixels is not used, and as the number
 stands in every model, vectors of other pixels have another version. 1: the whole picture, and no windows. 2: of a
-subject in several things the large ones alone."""
+subject in several things the large ones alone. 3: the ground as it is, and the subject a little smaller."""
 
 INPUT_PX: Final = 224
 """Height and width of what the encoder reads, in pixels: the size EfficientNet-Lite0 was trained at."""
@@ -28,13 +28,19 @@ Domain = Literal["catalog", "generated"]
 DOMAINS: Final[tuple[Domain, ...]] = get_args(Domain)
 """Where a picture comes from; its place here is the integer the model receives. Never reorder, only append."""
 
-_SUBJECT_PX: Final = round(0.85 * INPUT_PX)
+_SUBJECT_PX: Final = round(0.9 * INPUT_PX)
 """About what a garment takes of a packshot."""
+
+_GROUND: Final = 240
+"""Level of the ground that every subject stands on, here and in most packshots. Not white: what is lighter than its
+ground, a white shirt for instance, must stay so."""
+_DARKEST_GROUND: Final = 128
+_STRONGEST_CAST: Final = 1.5
+"""A ground with a darker channel, or whose channels differ by a larger factor, is meant to be of that colour."""
 
 _WINDOWS: Final = ((0.6, 6), (0.4, 8))
 """Sides of the windows, in shorter sides of the picture, and how many there are of each size."""
 
-_WHITE: Final = (255, 255, 255)
 _REDUCING_GAP: Final = 2.0  # box-reduce to at most twice the target first: cheaper, invisible below a bicubic filter
 
 
@@ -47,18 +53,28 @@ def domain_index(domain: str) -> int:
 
 
 def to_pixels(image: Image.Image) -> Pixels:
-    """The subject of a picture, scaled to one size and centred on a white square: a copy that was framed or cut off
+    """The subject of a picture, scaled to one size and centred on a light square: a copy that was framed or cut off
     close to the garment looks like one with all its margins (`encoders.subject`). A picture without a plain ground is
     shown whole.
 
-    Padded and not stretched: stretching changes the cut. White, because packshots stand on it already, so the padding
-    of a packshot is no edge.
+    The plain ground of a subject tells the light: all levels are scaled so that it has the square's (von Kries 1902),
+    and what was a cast or a darker copy looks like its original. Padded and not stretched: stretching changes the cut.
     Shape: image of mode RGB, any size -> (224, 224, 3) uint8, contiguous.
     """
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, not {image.mode}")
-    box = subject_box(image)
-    return _on_square(image, INPUT_PX) if box == (0, 0, *image.size) else _on_square(image.crop(box), _SUBJECT_PX)
+    box, ground = subject_of(image)
+    if box == (0, 0, *image.size):
+        return _on_square(image, INPUT_PX)
+    return _on_square(_relit(image.crop(box), ground), _SUBJECT_PX)
+
+
+def _relit(image: Image.Image, ground: tuple[float, ...] | None) -> Image.Image:
+    """As it would be where its ground has the level _GROUND in every channel."""
+    if ground is None or min(ground) < _DARKEST_GROUND or max(ground) > _STRONGEST_CAST * min(ground):
+        return image
+    levels = [np.floor(np.arange(256) * (_GROUND / level) + 0.5).clip(0, 255).astype(int) for level in ground]
+    return image.point(np.concatenate(levels).tolist())
 
 
 def to_windows(image: Image.Image) -> Pixels:
@@ -94,7 +110,7 @@ def _on_square(image: Image.Image, longest: int) -> Pixels:
     fitted = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
     if (width, height) == (INPUT_PX, INPUT_PX):
         return np.array(fitted)
-    square = Image.new("RGB", (INPUT_PX, INPUT_PX), _WHITE)
+    square = Image.new("RGB", (INPUT_PX, INPUT_PX), (_GROUND, _GROUND, _GROUND))
     square.paste(fitted, ((INPUT_PX - width) // 2, (INPUT_PX - height) // 2))
     return np.array(square)
 

@@ -51,24 +51,36 @@ class Box(NamedTuple):
         return min(self.right - self.left, self.bottom - self.top)
 
 
-def subject_box(image: Image.Image) -> Box:
-    """The box of the subject with a small margin; the whole picture where nothing stands out from a plain ground."""
+class Subject(NamedTuple):
+    """Where a subject stands, with a small margin, and the colour of the plain ground right around it: a level of 255
+    of each channel, None where there is no such ground."""
+
+    box: Box
+    ground: tuple[float, ...] | None
+
+
+def subject_of(image: Image.Image) -> Subject:
+    """The subject; the whole picture where nothing stands out from a plain ground."""
     look = _looked_at(image)
     height, width = look.shape[:2]
     box = Box(0, 0, width, height)
+    around: NDArray[np.float64] | None = None
     for number in range(_ROUNDS):
-        inner = _inner(look[box.top : box.bottom, box.left : box.right], is_first=number == 0)
-        if inner is None:
+        window = look[box.top : box.bottom, box.left : box.right]
+        ground = _ground(window)
+        if ground is None or (inner := _inner(window, ground, is_first=number == 0)) is None:
             break
         box = Box(box.left + inner.left, box.top + inner.top, box.left + inner.right, box.top + inner.bottom)
+        around = ground
     margin = _MARGIN * max(box.right - box.left, box.bottom - box.top)
     to_x, to_y = image.width / width, image.height / height
-    return Box(
+    shown = Box(
         int(max(0.0, box.left - margin) * to_x),
         int(max(0.0, box.top - margin) * to_y),
         min(image.width, int(np.ceil((box.right + margin) * to_x))),
         min(image.height, int(np.ceil((box.bottom + margin) * to_y))),
     )
+    return Subject(shown, None if around is None else tuple(around.tolist()))
 
 
 def is_cluttered(image: Image.Image) -> bool:
@@ -92,14 +104,11 @@ def _ground(window: NDArray[np.int16]) -> NDArray[np.float64] | None:
     return ground if _near(edge, ground).mean() >= _GROUND else None
 
 
-def _inner(window: NDArray[np.int16], *, is_first: bool) -> Box | None:
-    """What stands on the plain ground of a window; None where there is no such ground, nothing on it, or nothing around
-    it. Shape: (h, w, 3)."""
+def _inner(window: NDArray[np.int16], ground: NDArray[np.float64], *, is_first: bool) -> Box | None:
+    """What stands on the plain ground of a window; None where nothing stands on it, or nothing lies around it.
+    Shape: (h, w, 3), (3,)."""
     height, width = window.shape[:2]
     if min(height, width) < 3:
-        return None
-    ground = _ground(window)
-    if ground is None:
         return None
     top, bottom = _without_bars(window, ground) if is_first else (0, height)
     stands_out = ~_near(window[top:bottom], ground)

@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 import torch
 
-from encoders.backbone import NETWORK_PX, example_inputs, imagenet_backbone
+from encoders.backbone import example_inputs, imagenet_backbone
 from encoders.data import HELD_OUT, clothing, content_hash
 from encoders.embedding import Embedder
 from encoders.export import OPSET, RECORDS, score, write_canary, write_onnx
 from encoders.training.colour import FILE
-from encoders.training.network import COLOUR_SHARE, SERVED_PX, SPLIT, Early, Late, TwoBlockEncoder
+from encoders.training.network import COLOUR_SHARE, LEARNT_PX, SERVED_PX, SPLIT, Early, Late, TwoBlockEncoder
 from encoders.training.train import learnt
 
 PACKAGES: Final = (
@@ -65,7 +65,7 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
         "version": version,
         "recipe": {
             "network": f"EfficientNet-Lite0 at {SERVED_PX} px; blocks from {SPLIT} on and the head trained, at"
-            f" {NETWORK_PX} px, the rest frozen with ImageNet weights",
+            f" {LEARNT_PX} px, the rest frozen with ImageNet weights",
             "vector": f"[structure | colour], colour {COLOUR_SHARE} of the similarity",
             "domain": "ignored", "opset": OPSET, "garments": len(things["groups"]) - things["photos"],
             "training": kept["recipe"], "stopped_at_step": kept["step"], "colour": kept["colour"],

@@ -13,23 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.backbone import NETWORK_PX, Backbone
+from encoders.backbone import Backbone
 
 SPLIT: Final = 8
 """Blocks 0 to 7 are the early half."""
 
-EARLY: Final = (86, 10, 10)
-"""Shape of what the early half gives in training: 80 features and 6 planes of colour, at 10 x 10 places."""
+_STRIDE: Final = 16
+"""Pixels a place of what the early half gives."""
 
-SERVED_PX: Final = 176
-"""Side of what the exported network sees. Its weights learn at NETWORK_PX: pooled features of a picture that is seen a
+LEARNT_PX: Final = 176
+"""Side of what the network sees in training."""
+
+EARLY: Final = (86, LEARNT_PX // _STRIDE, LEARNT_PX // _STRIDE)
+"""Shape of what the early half gives in training: 80 features and 6 planes of colour, at 11 x 11 places."""
+
+SERVED_PX: Final = 192
+"""Side of what the exported network sees. Its weights learn at LEARNT_PX: pooled features of a picture that is seen a
 little larger than in training tell more, and training stays cheap (Touvron et al. 2019, FixRes)."""
 
 STRUCTURE, COLOUR = 192, 64
 COLOUR_SHARE: Final = 0.15
 """Of the similarity: the square of the colour block's norm."""
-
-_STRIDE: Final = NETWORK_PX // EARLY[1]  # so 11 x 11 places of what is served
 
 
 class Block(nn.Module):  # type: ignore[misc]  # torch's types are not read

@@ -205,9 +205,9 @@ def stamps(photos: list[Photo]) -> str:
 
 def main() -> None:
     """The command line."""
-    from encoders.backbone import NETWORK_PX, example_inputs, imagenet_backbone
+    from encoders.backbone import example_inputs, imagenet_backbone
     from encoders.export import write_onnx
-    from encoders.training.network import Early
+    from encoders.training.network import LEARNT_PX, Early
 
     parser = argparse.ArgumentParser(description="Make and keep the training views.")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds clothing/")
@@ -218,7 +218,7 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     model = chosen.out / "early.onnx"
-    write_onnx(Early(imagenet_backbone(), NETWORK_PX), model, {"pixels": example_inputs(2)[0]}, "early")
+    write_onnx(Early(imagenet_backbone(), LEARNT_PX), model, {"pixels": example_inputs(2)[0]}, "early")
     photos = [photo for photo in clothing(chosen.data) if int(photo.group) % HELD_OUT]
 
     def tick(done: int, total: int) -> None:

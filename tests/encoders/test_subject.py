@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from encoders import synthetic
 from encoders.preprocess import to_pixels, to_windows
-from encoders.subject import Box, components, is_cluttered, subject_box
+from encoders.subject import Box, components, is_cluttered, subject_of
 from streams.events import MAX_WINDOWS
 
 WHITE, CREAM, TEAL = (255, 255, 255), (240, 238, 235), (0, 120, 130)
@@ -67,8 +67,8 @@ def cut(image: Image.Image) -> Image.Image:
 def test_what_is_around_it_changes_nothing(change: Callable[..., Image.Image]) -> None:
     image = packshot()
     changed = image if change is packshot else change(image)
-    found = changed.crop(subject_box(changed)).resize((64, 64))
-    expected = image.crop(subject_box(image)).resize((64, 64))
+    found = changed.crop(subject_of(changed).box).resize((64, 64))
+    expected = image.crop(subject_of(image).box).resize((64, 64))
     difference = np.abs(np.asarray(found, np.int16) - np.asarray(expected, np.int16))
     assert difference.mean() < 12  # whole pictures, but for the badge: 37 to 86
 
@@ -123,7 +123,7 @@ def test_a_picture_with_a_plain_ground_has_no_windows(picture: Image.Image) -> N
 
 
 def test_it_is_the_garment_with_a_small_margin() -> None:
-    box = subject_box(packshot())
+    box = subject_of(packshot()).box
     assert all(abs(found - wanted) <= 14 for found, wanted in zip(box, GARMENT, strict=True))
     assert box.left < GARMENT.left
     assert box.top < GARMENT.top
@@ -136,25 +136,53 @@ def test_both_of_a_pair_belong_to_it() -> None:
     draw = ImageDraw.Draw(image)
     draw.ellipse((30, 60, 120, 150), fill=TEAL)
     draw.ellipse((180, 70, 260, 150), fill=TEAL)
-    box = subject_box(image)
+    box = subject_of(image).box
     assert box.left <= 30
     assert box.right >= 260
 
 
+def under_light(image: Image.Image, *gains: float) -> Image.Image:
+    """Darker, or with a cast."""
+    return image.point([round(level * gain) for gain in gains for level in range(256)])
+
+
+@pytest.mark.parametrize("gains", [(0.6, 0.6, 0.6), (0.95, 0.8, 0.7), (0.7, 0.8, 1)], ids=str)
+def test_the_light_changes_nothing(gains: tuple[float, ...]) -> None:
+    image = packshot()
+    lit = under_light(image, *gains)
+    assert np.abs(to_pixels(lit).astype(np.int16) - to_pixels(image)).max() <= 6
+    assert np.abs(np.asarray(lit, np.int16) - np.asarray(image)).max() > 40
+
+
+@pytest.mark.parametrize("ground", [TEAL, (40, 40, 40), (250, 180, 140)], ids=str)
+def test_a_ground_of_a_colour_is_meant(ground: tuple[int, int, int]) -> None:
+    image = packshot(ground)
+    assert tuple(to_pixels(image)[112, 112]) == tuple(to_pixels(packshot((240, 240, 240)))[112, 112])
+    assert subject_of(image).ground == ground
+
+
+def test_what_is_lighter_than_its_ground_stays_so() -> None:
+    image = Image.new("RGB", (200, 200), (215, 215, 215))
+    ImageDraw.Draw(image).rectangle((50, 50, 150, 150), fill=(226, 226, 226))
+    pixels = to_pixels(image)
+    assert (pixels[112, 112] > pixels[0, 0]).all()
+    assert (pixels[0, 0] == 240).all()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (3, 2), (5000, 1), (640, 480)])
 def test_a_plain_picture_is_its_own_subject(size: tuple[int, int]) -> None:
-    assert subject_box(Image.new("RGB", size, TEAL)) == (0, 0, *size)
+    assert subject_of(Image.new("RGB", size, TEAL)).box == (0, 0, *size)
 
 
 def test_without_a_plain_ground_there_is_nothing_to_cut_off() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
-    assert subject_box(Image.fromarray(noise)) == (0, 0, 200, 300)
+    assert subject_of(Image.fromarray(noise)).box == (0, 0, 200, 300)
 
 
 def test_what_is_tiny_is_not_the_subject() -> None:
     image = Image.new("RGB", (300, 300), WHITE)
     ImageDraw.Draw(image).rectangle((10, 10, 30, 30), fill=TEAL)
-    assert subject_box(image) == (0, 0, 300, 300)
+    assert subject_of(image).box == (0, 0, 300, 300)
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,6 +197,6 @@ def test_components_are_those_of_opencv(seed: int, height: int, width: int, shar
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 400), st.integers(2, 400))
 def test_a_box_lies_within_its_picture(number: int, width: int, height: int) -> None:
-    box = subject_box(synthetic.design(synthetic.garment(number % 50), 128).resize((width, height)))
+    box = subject_of(synthetic.design(synthetic.garment(number % 50), 128).resize((width, height))).box
     assert 0 <= box.left < box.right <= width
     assert 0 <= box.top < box.bottom <= height
