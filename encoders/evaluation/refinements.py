@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--quick", action="store_true", help="some 200 queries a suite, galleries of 1,500")
     parser.add_argument("--cache", type=Path, help="folder for vectors, so that nothing is computed twice")
-    parser.add_argument("--side", type=int, default=5, help="places along a side of the feature map that gives "
+    parser.add_argument("--side", type=int, default=6, help="places along a side of the feature map that gives "
                         "the local features: 5 or 11")  # fmt: skip
     parser.add_argument("--leave-out", type=int, default=64, help="numbers at the end of a vector that are a block of "
                         "their own; 0 for a vector of one block")  # fmt: skip

@@ -286,26 +286,26 @@ def test_tokens_of_the_shipped_model(tmp_path: Path) -> None:
     canary = canary_pixels()
     pixels = [canary, canary[::-1].copy(), canary[:, ::-1].copy()]
     cache = VectorCache(tmp_path)
-    embedder = TokenEmbedder(SHIPPED, 5, cache)
+    embedder = TokenEmbedder(SHIPPED, 6, cache)
     embedder.fit(pixels)
     vectors, seen = embedder.pixels(pixels, "generated")
     assert vectors == pytest.approx(Embedder(SHIPPED).pixels(pixels, "generated"), abs=1e-5)
-    assert seen.shape == (3, 25, TOKEN_DIM)
-    assert np.linalg.norm(seen.astype(np.float64), axis=2) == pytest.approx(np.ones((3, 25)), abs=2e-3)
+    assert seen.shape == (3, 36, TOKEN_DIM)
+    assert np.linalg.norm(seen.astype(np.float64), axis=2) == pytest.approx(np.ones((3, 36)), abs=2e-3)
     again = embedder.pixels(pixels, "generated")
     assert (again[0] == vectors).all()
     assert (again[1] == seen).all()
     fresh = embedder.uncached().pixels(pixels, "generated")
     assert fresh[0] == pytest.approx(vectors, abs=1e-6)
     cache.close()
-    with pytest.raises(ValueError, match="no feature map of 6 x 6"):
-        TokenEmbedder(SHIPPED, 6, None)
+    with pytest.raises(ValueError, match="no feature map of 5 x 5"):
+        TokenEmbedder(SHIPPED, 5, None)
 
 
 def test_views_know_the_mirror_image_of_the_gallery_alone() -> None:
     image = Image.fromarray(canary_pixels())
     mirrored = Image.fromarray(np.ascontiguousarray(canary_pixels()[:, ::-1]))
-    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, 5, None)
+    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, 6, None)
     seen.fit([canary_pixels()])
     suite = Suite("two", "", [Picture("a", image.copy), Picture("b", mirrored.copy)],
                   [Query(Picture("c", image.copy), "c", "", (0,))])  # fmt: skip
@@ -348,7 +348,7 @@ def test_the_table_on_synthetic_garments(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(refinements, "GRID", {name: GRID[name][:1] for name in ("mirror averaged", "normalised, item")})
     monkeypatch.setattr(refinements_recipe, "CALIBRATION_RATE", 0.2)
     pictures = [Picture(f"ground {i}", partial(synthetic_design, i)) for i in range(4)]
-    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, 5, None)
+    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, 6, None)
     pixels = refinements_background.pixels(pictures)
     seen.fit(pixels)
     background = refinements_background.vectors(pictures, embedder, lambda *_: None)
@@ -362,7 +362,7 @@ def test_the_table_on_synthetic_garments(monkeypatch: pytest.MonkeyPatch) -> Non
         assert word in text
     plain, mirrored, counted = (costs.of(recipe) for recipe in (
         Recipe(), Recipe(mirrored=True), Recipe(sides="item", near=1, strength=1.0, weight=0.5)))  # fmt: skip
-    assert (plain.row_bytes, mirrored.row_bytes, counted.row_bytes) == (512, 512, 512 + 2 + 25 * TOKEN_DIM * 2)
+    assert (plain.row_bytes, mirrored.row_bytes, counted.row_bytes) == (512, 512, 512 + 2 + 36 * TOKEN_DIM * 2)
     assert mirrored.item_ms == pytest.approx(2 * plain.item_ms)
     assert mirrored.design_ms == plain.design_ms
 
