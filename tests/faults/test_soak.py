@@ -38,7 +38,8 @@ GARBAGE_ROWS = 2 * SEAL_ROWS
 FILES = 24
 """Open files that the last quarter may have above the first."""
 RISE_MB = 48
-"""Memory that the last quarter may have above the first."""
+"""Memory that the last quarter may have above the first. Three times as much where it is short: there the last quarter
+alone works off what has waited, which a slow machine does in full batches of pictures."""
 SLOPE_MB_H = 60
 """Over the second half; nothing can be said of it under half an hour."""
 SLOWER = 2.0
@@ -251,7 +252,7 @@ async def test_everything_stays_where_it_was(
         assert superseded > 2 * len(TENANTS) * GARBAGE_ROWS, text
         assert max(record.garbage) <= GARBAGE_ROWS, text
         assert files <= FILES, text
-        assert memory_mb <= RISE_MB, text
+        assert memory_mb <= (RISE_MB if long else 3 * RISE_MB), text
         assert last_ms <= (SLOWER if long else 2 * SLOWER) * max(1.0, record.slower()) * first_ms, text
         assert record.slope_mb_h() <= SLOPE_MB_H or lasts_s < 1800, text
     figure(13, text)
