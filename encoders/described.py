@@ -22,8 +22,8 @@ _BLOCK: Final = 256  # queries at a time: flat memory whatever the gallery
 
 
 class Described(NamedTuple):
-    """What the service knows of n pictures. As a catalogue they have m windows too (`encoders.preprocess.to_windows`):
-    `window_of` says of which picture each is, ascending.
+    """What the service knows of n pictures. As a catalogue they have m windows too, their small copies among them
+    (`encoders.preprocess.as_in_catalog`): `window_of` says of which picture each is, ascending.
 
     Shape: vectors (n, dim) float32 lattice values, bits (n, 256) int8 of -1 and 1, quality (n,), colour (n, 48) int16,
     windows (m, dim), window_of (m,).

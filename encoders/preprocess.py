@@ -16,10 +16,11 @@ from encoders.subject import is_cluttered, subject_of
 
 Pixels = NDArray[np.uint8]
 
-PIXELS: Final = 4
-"""The number of what `to_pixels` and `to_windows` do. A model made for other pixels is not used, and as the number
+PIXELS: Final = 5
+"""The number of what `to_pixels` and `as_in_catalog` do. A model made for other pixels is not used, and as the number
 stands in every model, vectors of other pixels have another version. 1: the whole picture, and no windows. 2: of a
-subject in several things the large ones alone. 3: the ground as it is, and the subject a little smaller."""
+subject in several things the large ones alone. 3: the ground as it is, and the subject a little smaller. 4: no small
+copy in the catalogue, and a subject that touches all four sides as it is."""
 
 INPUT_PX: Final = 224
 """Height and width of what the encoder reads, in pixels: the size EfficientNet-Lite0 was trained at."""
@@ -37,6 +38,9 @@ ground, a white shirt for instance, must stay so."""
 _DARKEST_GROUND: Final = 128
 _STRONGEST_CAST: Final = 1.5
 """A ground with a darker channel, or whose channels differ by a larger factor, is meant to be of that colour."""
+
+_SMALL_PX: Final = 80
+"""Longer side of the small copy, in pixels: that of the thumbnails of shops."""
 
 _WINDOWS: Final = ((0.6, 6), (0.4, 8))
 """Sides of the windows, in shorter sides of the picture, and how many there are of each size."""
@@ -64,14 +68,14 @@ def to_pixels(image: Image.Image) -> Pixels:
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, not {image.mode}")
     box, ground = subject_of(image)
-    if box == (0, 0, *image.size):
+    if ground is None:
         return _on_square(image, INPUT_PX)
     return _on_square(_relit(image.crop(box), ground), _SUBJECT_PX)
 
 
-def _relit(image: Image.Image, ground: tuple[float, ...] | None) -> Image.Image:
+def _relit(image: Image.Image, ground: tuple[float, ...]) -> Image.Image:
     """As it would be where its ground has the level _GROUND in every channel."""
-    if ground is None or min(ground) < _DARKEST_GROUND or max(ground) > _STRONGEST_CAST * min(ground):
+    if min(ground) < _DARKEST_GROUND or max(ground) > _STRONGEST_CAST * min(ground):
         return image
     levels = [np.floor(np.arange(256) * (_GROUND / level) + 0.5).clip(0, 255).astype(int) for level in ground]
     return image.point(np.concatenate(levels).tolist())
@@ -98,21 +102,39 @@ def to_windows(image: Image.Image) -> Pixels:
     return np.stack([to_pixels(crop) for crop in crops])
 
 
+def to_small(image: Image.Image) -> Pixels:
+    """What `to_pixels` shows of a thumbnail of a picture; nothing where the picture is no larger.
+
+    A fine check is grey in a thumbnail, and stripes are plain: no encoder can tell that it is this garment and tell
+    prints apart too. So the catalogue keeps a vector of what a picture looks like when it is small.
+    Shape: image of mode RGB, any size -> (0 or 1, 224, 224, 3) uint8.
+    """
+    if max(image.size) <= _SMALL_PX:
+        return np.empty((0, INPUT_PX, INPUT_PX, 3), np.uint8)
+    return to_pixels(_scaled(image, _SMALL_PX))[None]
+
+
 def as_in_catalog(image: Image.Image) -> Pixels:
-    """What a catalogue keeps vectors of: the picture, then its windows. Shape: -> (1 + windows, 224, 224, 3)."""
-    return np.concatenate([to_pixels(image)[None], to_windows(image)])
+    """What a catalogue keeps vectors of: the picture, its small copy, and its windows. Here and in all that follows
+    whatever comes after the picture counts as windows. Shape: -> (1 + windows, 224, 224, 3)."""
+    return np.concatenate([to_pixels(image)[None], to_small(image), to_windows(image)])
 
 
 def _on_square(image: Image.Image, longest: int) -> Pixels:
     """The whole picture, its longer side `longest` pixels of the square."""
-    scale = longest / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    fitted = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
-    if (width, height) == (INPUT_PX, INPUT_PX):
+    fitted = _scaled(image, longest)
+    if fitted.size == (INPUT_PX, INPUT_PX):
         return np.array(fitted)
     square = Image.new("RGB", (INPUT_PX, INPUT_PX), (_GROUND, _GROUND, _GROUND))
-    square.paste(fitted, ((INPUT_PX - width) // 2, (INPUT_PX - height) // 2))
+    square.paste(fitted, ((INPUT_PX - fitted.width) // 2, (INPUT_PX - fitted.height) // 2))
     return np.array(square)
+
+
+def _scaled(image: Image.Image, longest: int) -> Image.Image:
+    """With a longer side of `longest` pixels."""
+    scale = longest / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
 
 
 def encoder_version(model: Path) -> str:

@@ -120,8 +120,8 @@ class Picture(Struct, frozen=True, array_like=True):
     """What the log keeps of one picture, never the picture itself.
 
     digest: SHA-256 of the file, 32 bytes. hash: PDQ, 32 bytes. quality: PDQ's, 0 to 100. colour: the mean RGB of a
-    4 x 4 grid, 48 bytes. vector: int16 little-endian lattice vectors of `2 * dim` bytes each, the whole picture's and
-    one for each of the `windows` it was looked at through too.
+    4 x 4 grid, 48 bytes. vector: int16 little-endian lattice vectors of `2 * dim` bytes each, the picture's own and one
+    for each of its `windows`, of which its small copy is the first (`encoders.preprocess.as_in_catalog`).
     """
 
     digest: bytes

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     embed_depth: int = Field(3, ge=1, le=16, description="Batches of embed in flight.")
     decode_threads: int = Field(2, ge=1, description="Processes that decode pictures.")
     windows: bool = Field(
-        True, description="Whether cluttered photographs of the catalogue are looked at through windows too."
+        True, description="Whether the catalogue is looked at small too, and its cluttered photographs through windows."
     )
     cache_entries: int = Field(10_000, ge=0, description="Pictures whose vectors are kept by digest.")
     decide_batch: int = Field(256, ge=1, le=2048, description="Most records in one batch of decide.")

@@ -39,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """The vectors of m pictures: of each its own, then those of its windows (`encoders.preprocess.to_windows`).
+    """The vectors of m pictures: of each its own, then those of its windows (`encoders.preprocess.as_in_catalog`).
 
     Shape: vectors (rows, dim), start (m,), the row of each picture's own.
     """

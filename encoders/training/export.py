@@ -1,13 +1,16 @@
 """Writes the trained encoder as the shipped ONNX file, with its canary and its record.
 
-    python -m encoders.training.export --run DIR --data DIR --out triton_models/design_encoder/1/model.onnx
+    python -m encoders.training.export --run DIR --views DIR --data DIR --out triton_models/design_encoder/1/model.onnx
+    python -m encoders.training.export --weights triton_models/design_encoder/1/model.onnx --data DIR
 
-The weights are the averaged ones of the run's checkpoint. Not for training.
+The weights are the averaged ones of the run's checkpoint, or those that a shipped model has: the second command makes
+it one for today's pixels, in its place (`encoders.preprocess.PIXELS`). Not for training.
 """
 
 import argparse
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +20,10 @@ import onnx
 import torch
 
 from encoders.backbone import example_inputs, imagenet_backbone
-from encoders.data import HELD_OUT, clothing, content_hash
+from encoders.data import HELD_OUT, Photo, clothing, content_hash
 from encoders.embedding import Embedder
-from encoders.export import OPSET, RECORDS, score, write_canary, write_onnx
+from encoders.export import OPSET, RECORDS, name_pixels, score, write_canary, write_onnx
+from encoders.preprocess import PIXELS, encoder_version
 from encoders.training.colour import FILE
 from encoders.training.network import COLOUR_SHARE, LEARNT_PX, SERVED_PX, SPLIT, Early, Late, TwoBlockEncoder
 from encoders.training.train import learnt
@@ -59,7 +63,6 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
     things = json.loads((views / "things.json").read_text())
     photos = clothing(data)
     trained_on = [photo for photo in photos if int(photo.group) % HELD_OUT]
-    held_out = [photo for photo in photos if not int(photo.group) % HELD_OUT]
     assert len(trained_on) == things["photos"]
     return {
         "version": version,
@@ -79,21 +82,45 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
         },
         "packages": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "bytes": out.stat().st_size,
-        "scores_on_held_out_senders": score(held_out, Embedder(out), np.random.default_rng(0)),
+        "scores_on_held_out_senders": _scores(photos, out),
     }  # fmt: skip
+
+
+def renew(model: Path, data: Path) -> dict[str, object]:
+    """The same weights for today's pixels, in the same file; returns the record: the old one, with what is new.
+
+    FileNotFoundError where the model has no record.
+    """
+    old = encoder_version(model)
+    record: dict[str, Any] = json.loads((RECORDS / f"{old}.json").read_text())
+    name_pixels(model)
+    write_canary(model)
+    return record | {
+        "version": encoder_version(model), "weights_of": old, "pixels": PIXELS, "bytes": model.stat().st_size,
+        "scores_on_held_out_senders": _scores(clothing(data), model),
+    }  # fmt: skip
+
+
+def _scores(photos: Sequence[Photo], model: Path) -> dict[str, object]:
+    held_out = [photo for photo in photos if not int(photo.group) % HELD_OUT]
+    return score(held_out, Embedder(model), np.random.default_rng(0))
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Export the trained encoder.")
-    parser.add_argument("--run", type=Path, required=True, help="folder of encoders.training.train")
-    parser.add_argument("--views", type=Path, required=True, help="folder of encoders.training.views")
+    parser.add_argument("--run", type=Path, help="folder of encoders.training.train")
+    parser.add_argument("--views", type=Path, help="folder of encoders.training.views")
+    parser.add_argument("--out", type=Path, help="where model.onnx goes")
+    parser.add_argument("--weights", type=Path, help="instead of these three: a model to make one for today's pixels")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds clothing/")
-    parser.add_argument("--out", type=Path, required=True, help="where model.onnx goes")
     chosen = parser.parse_args()
+    if {one is None for one in (chosen.run, chosen.views, chosen.out)} != {chosen.weights is not None}:
+        parser.error("either --run, --views and --out, or --weights")
     torch.set_num_threads(1)
-    record = make(chosen.run, chosen.views, chosen.data, chosen.out)
-    onnx.checker.check_model(str(chosen.out))
+    out: Path = chosen.out if chosen.weights is None else chosen.weights
+    record = renew(out, chosen.data) if chosen.weights else make(chosen.run, chosen.views, chosen.data, out)
+    onnx.checker.check_model(str(out))
     RECORDS.mkdir(exist_ok=True)
     (RECORDS / f"{record['version']}.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))

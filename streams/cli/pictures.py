@@ -121,7 +121,7 @@ class Pictures:
     ) -> AsyncIterator[list["CheckedImage | Invalid"]]:
         """What is in each file, or why it cannot be used: in their order, in slices of which one is in memory.
 
-        windows: with those of cluttered pictures, if the settings want any.
+        windows: as in a catalogue, if the settings want that.
         """
         windows = windows and self._windows
         for start in range(0, len(files), _BATCH):

@@ -73,13 +73,13 @@ class CheckedImage:
     colour: bytes
     """Mean colour of 4 x 4 equal cells of the upright picture on white, row by row, R G B: 48 bytes."""
     pixels: NDArray[np.uint8] = field(repr=False, compare=False)
-    """Shape: (1 + windows, 224, 224, 3), RGB; what the encoder reads: the picture, then its windows."""
+    """Shape: (1 + windows, 224, 224, 3), RGB; what the encoder reads: as in a catalogue or alone."""
 
 
 def check_image(data: bytes, limits: ImageLimits, *, windows: bool = False) -> CheckedImage:
     """Decode and describe one picture (the first frame of an animation). A pure function; `Invalid` if it cannot be.
 
-    windows: a cluttered picture is looked at through windows too (`encoders.preprocess.to_windows`).
+    windows: it is looked at as in a catalogue (`encoders.preprocess.as_in_catalog`).
     """
     check_size(data, limits)
     picture = _decode(data, limits)

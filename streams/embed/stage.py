@@ -69,7 +69,7 @@ class EmbedStage:
         *,
         windows: bool,
     ) -> None:
-        """windows: cluttered pictures of the catalogue are looked at through windows too."""
+        """windows: the catalogue's pictures are looked at small and through windows too."""
         self._encoder = encoder
         self._fetcher = fetcher
         self._checker = checker

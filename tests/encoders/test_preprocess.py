@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from encoders.preprocess import DOMAINS, INPUT_PX, canary_pixels, domain_index, encoder_version, to_pixels
+from encoders import synthetic
+from encoders.preprocess import (
+    DOMAINS,
+    INPUT_PX,
+    as_in_catalog,
+    canary_pixels,
+    domain_index,
+    encoder_version,
+    to_pixels,
+    to_small,
+    to_windows,
+)
 
 SHAPE = (INPUT_PX, INPUT_PX, 3)
 
@@ -37,6 +48,15 @@ def test_a_long_strip_keeps_at_least_one_pixel() -> None:
 def test_a_picture_of_the_right_size_is_unchanged() -> None:
     pixels = canary_pixels()
     assert (to_pixels(Image.fromarray(pixels)) == pixels).all()
+
+
+def test_a_catalogue_sees_a_picture_as_its_thumbnail_shows_it_too() -> None:
+    picture = synthetic.photo(synthetic.garment(3), 3, 300)
+    thumbnail = picture.resize((80, 80), Image.Resampling.BICUBIC)
+    seen = as_in_catalog(picture)
+    assert (seen == np.concatenate([to_pixels(picture)[None], to_small(picture), to_windows(picture)])).all()
+    assert np.abs(seen[1].astype(int) - to_pixels(thumbnail)).max() <= 8  # large pictures are averaged first
+    assert len(to_small(thumbnail)) == 0
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])

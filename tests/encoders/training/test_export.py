@@ -1,6 +1,7 @@
 """The trained encoder as a file: what torch computes, what 8 bits cost, and weights that nobody trained."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from encoders.backbone import imagenet_backbone
 from encoders.data import Photo, load
 from encoders.embedding import Embedder
 from encoders.preprocess import PIXELS, canary_pixels, encoder_version, to_pixels
-from encoders.training.export import export
+from encoders.training.export import export, renew
 from encoders.training.network import Early, Late, TwoBlockEncoder
 from encoders.training.quantise import milliseconds, quantise
 
@@ -67,6 +68,25 @@ def test_the_canary_is_beside_it(model: Path) -> None:
 def test_it_names_its_pixels(model: Path) -> None:
     assert {one.key: one.value for one in onnx.load(model).metadata_props} == {"pixels": str(PIXELS)}
     assert json.loads(model.with_name("canary.json").read_text())["pixels"] == PIXELS
+
+
+def test_the_same_weights_for_other_pixels(
+    model: Path, photos: list[Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = encoder_version(model), vectors(model, photos)
+    kept = Path(shutil.copytree(model.parent, tmp_path / "model")) / model.name
+    (tmp_path / f"{before}.json").write_text(json.dumps({"version": before, "recipe": {"seed": 3}}))
+    monkeypatch.setattr("encoders.training.export.RECORDS", tmp_path)
+    monkeypatch.setattr("encoders.training.export.PIXELS", PIXELS + 1)
+    monkeypatch.setattr("encoders.export.PIXELS", PIXELS + 1)
+    monkeypatch.setattr("encoders.training.export.clothing", lambda _: photos)
+    record = renew(kept, tmp_path)
+    assert record["version"] == encoder_version(kept) != before
+    assert (record["weights_of"], record["recipe"], record["pixels"]) == (before, {"seed": 3}, PIXELS + 1)
+    assert {one.key: one.value for one in onnx.load(kept).metadata_props} == {"pixels": str(PIXELS + 1)}
+    canary = json.loads(kept.with_name("canary.json").read_text())
+    assert (canary["version"], canary["pixels"]) == (record["version"], PIXELS + 1)
+    assert np.array_equal(vectors(kept, photos), seen)
 
 
 def test_the_early_half_is_as_imagenet_left_it(model: Path, encoder: TwoBlockEncoder) -> None:
