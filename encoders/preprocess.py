@@ -20,7 +20,7 @@ PIXELS: Final = 5
 """The number of what `to_pixels` and `as_in_catalog` do. A model made for other pixels is not used, and as the number
 stands in every model, vectors of other pixels have another version. 1: the whole picture, and no windows. 2: of a
 subject in several things the large ones alone. 3: the ground as it is, and the subject a little smaller. 4: no small
-copy in the catalogue, and a subject that touches all four sides as it is."""
+copy in the catalogue."""
 
 INPUT_PX: Final = 224
 """Height and width of what the encoder reads, in pixels: the size EfficientNet-Lite0 was trained at."""
@@ -68,14 +68,14 @@ def to_pixels(image: Image.Image) -> Pixels:
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, not {image.mode}")
     box, ground = subject_of(image)
-    if ground is None:
+    if box == (0, 0, *image.size):
         return _on_square(image, INPUT_PX)
     return _on_square(_relit(image.crop(box), ground), _SUBJECT_PX)
 
 
-def _relit(image: Image.Image, ground: tuple[float, ...]) -> Image.Image:
+def _relit(image: Image.Image, ground: tuple[float, ...] | None) -> Image.Image:
     """As it would be where its ground has the level _GROUND in every channel."""
-    if min(ground) < _DARKEST_GROUND or max(ground) > _STRONGEST_CAST * min(ground):
+    if ground is None or min(ground) < _DARKEST_GROUND or max(ground) > _STRONGEST_CAST * min(ground):
         return image
     levels = [np.floor(np.arange(256) * (_GROUND / level) + 0.5).clip(0, 255).astype(int) for level in ground]
     return image.point(np.concatenate(levels).tolist())

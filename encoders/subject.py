@@ -53,7 +53,7 @@ class Box(NamedTuple):
 
 class Subject(NamedTuple):
     """Where a subject stands, with a small margin, and the colour of the plain ground right around it: a level of 255
-    of each channel, None where there is no such ground, or nothing on it."""
+    of each channel, None where there is no such ground."""
 
     box: Box
     ground: tuple[float, ...] | None
@@ -105,8 +105,8 @@ def _ground(window: NDArray[np.int16]) -> NDArray[np.float64] | None:
 
 
 def _inner(window: NDArray[np.int16], ground: NDArray[np.float64], *, is_first: bool) -> Box | None:
-    """What stands on the plain ground of a window, a garment that was cropped at all four sides too; None where nothing
-    stands on it, or, within another window, nothing lies around it. Shape: (h, w, 3), (3,)."""
+    """What stands on the plain ground of a window; None where nothing stands on it, or nothing lies around it.
+    Shape: (h, w, 3), (3,)."""
     height, width = window.shape[:2]
     if min(height, width) < 3:
         return None
@@ -122,9 +122,9 @@ def _inner(window: NDArray[np.int16], ground: NDArray[np.float64], *, is_first: 
     if stands_out[upper:lower, left:right].mean() > _SOLID:
         left, upper, right, lower = left + 1, upper + 1, right - 1, lower - 1
     inner = Box(left, top + upper, right, top + lower)
-    if inner.breadth < 1 or inner.area < _LEAST * width * height:
+    if inner.breadth < 1 or inner.area < _LEAST * width * height or inner == (0, 0, width, height):
         return None
-    return inner if is_first or inner != (0, 0, width, height) else None
+    return inner
 
 
 def _near(pixels: NDArray[np.int16], colour: NDArray[np.float64]) -> NDArray[np.bool_]:

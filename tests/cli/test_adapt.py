@@ -1,7 +1,7 @@
 """`adapt` on drawn pictures, from two folders to a kept or a rejected encoder.
 
-The encoder that is begun from is one that nobody trained, and a run takes three steps: what is tested is the way, not
-how good it gets. Runs share the training views of the first one.
+A run takes three steps from the shipped encoder: what is tested is the way, not how good it gets. Runs share the
+training views of the first one.
 """
 
 import json
@@ -22,11 +22,10 @@ from encoders import synthetic
 from encoders.adaptation import plan
 from encoders.backbone import example_inputs, imagenet_backbone
 from encoders.embedding import Embedder
+from encoders.evaluation.command import SHIPPED
 from encoders.export import write_onnx
 from encoders.preprocess import encoder_version
 from encoders.training import train
-from encoders.training.export import export
-from encoders.training.network import Early, Late, TwoBlockEncoder
 from encoders.training.restore import restored
 from streams.cli import main
 from streams.decide.policy import load_policy
@@ -55,14 +54,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In a Triton repository, with the files of a server beside it."""
-    torch.manual_seed(0)
-    backbone = imagenet_backbone()
-    encoder = TwoBlockEncoder(Early(backbone), Late(backbone)).eval()
-    with torch.no_grad():
-        encoder.late.attention.bias.fill_(0.1)  # the export leaves out zeros
+    """The shipped encoder, in a Triton repository with the files of a server beside it."""
     model = tmp_path_factory.mktemp("base") / MODEL
-    export(encoder, model)
+    model.parent.mkdir(parents=True)
+    for name in ("model.onnx", "canary.json"):
+        shutil.copy(SHIPPED.with_name(name), model.parent)
     model.with_name("model.py").write_text("# serves\n")
     (model.parents[1] / "config.pbtxt").write_text('name: "design_encoder"\n')
     return model

@@ -154,17 +154,6 @@ def test_the_light_changes_nothing(gains: tuple[float, ...]) -> None:
     assert np.abs(np.asarray(lit, np.int16) - np.asarray(image)).max() > 40
 
 
-def test_a_garment_that_touches_all_four_sides_is_relit_and_has_its_size() -> None:
-    image = Image.new("RGB", (300, 300), (200, 190, 180))
-    ImageDraw.Draw(image).ellipse((50, 50, 250, 250), fill=TEAL)
-    whole, cropped = (to_pixels(one) for one in (image, image.crop((51, 51, 250, 250))))
-    assert subject_of(image.crop((51, 51, 250, 250))).ground == (200, 190, 180)
-    assert (cropped[:9] == 240).all()
-    assert (whole[112, 112] == cropped[112, 112]).all()
-    widths = [(np.abs(pixels[112].astype(int) - 240).max(axis=1) > 20).sum() for pixels in (whole, cropped)]
-    assert abs(int(widths[0]) - int(widths[1])) <= 14
-
-
 @pytest.mark.parametrize("ground", [TEAL, (40, 40, 40), (250, 180, 140)], ids=str)
 def test_a_ground_of_a_colour_is_meant(ground: tuple[int, int, int]) -> None:
     image = packshot(ground)
