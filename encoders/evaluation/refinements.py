@@ -177,16 +177,16 @@ def table(bench: Bench, rows: Mapping[str, tuple[Recipe, float]], costs: Costs) 
     return made
 
 
-def measured(data: Path, model: Path, side: int, leave_out: int, quick: bool, cache: VectorCache | None, seed: int,
+def measured(data: Path, model: Path, leave_out: int, quick: bool, cache: VectorCache | None, seed: int,
              tick: Tick) -> Table:  # fmt: skip
-    """The whole table. side: of the feature map; leave_out: numbers of the second block of a vector.
+    """The whole table. leave_out: numbers of the second block of a vector.
 
-    FileNotFoundError without the model or a photo set, ValueError for a model without such a map or such a block.
+    FileNotFoundError without the model or a photo set, ValueError for a model without a feature map or such a block.
     """
     embedder = Embedder(model, cache)
     if not 0 <= leave_out < embedder.dim:
         raise ValueError(f"a block of {leave_out} numbers at the end of vectors of {embedder.dim}")
-    tokens = TokenEmbedder(model, side, cache)
+    tokens = TokenEmbedder(model, cache)
     sources = Sources(data, QUICK if quick else FULL, seed)
     pictures = background_of.pictures(data, seed)[: sources.limits.gallery]
     few = background_of.pixels(pictures[:_BASIS])
@@ -206,8 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--quick", action="store_true", help="some 200 queries a suite, galleries of 1,500")
     parser.add_argument("--cache", type=Path, help="folder for vectors, so that nothing is computed twice")
-    parser.add_argument("--side", type=int, default=6, help="places along a side of the feature map that gives "
-                        "the local features: 5 or 11")  # fmt: skip
     parser.add_argument("--leave-out", type=int, default=64, help="numbers at the end of a vector that are a block of "
                         "their own; 0 for a vector of one block")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
@@ -217,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
         made = measured(
-            options.data, options.model, options.side, options.leave_out, options.quick, cache, options.seed,
+            options.data, options.model, options.leave_out, options.quick, cache, options.seed,
             lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else _WIDTH).print(made)

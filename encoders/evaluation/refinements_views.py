@@ -26,6 +26,7 @@ from encoders.preprocess import Domain, Pixels, domain_index, to_pixels
 TOKEN_DIM: Final = 64
 _BATCH: Final = 8
 _CHUNK: Final = 32
+_SIDES: Final = 2
 _FEW: Final = 8  # channels; a map of fewer is colour, not features
 
 
@@ -42,17 +43,17 @@ class Side:
 
 
 class TokenEmbedder:
-    """Vectors and tokens of one pass. `side`: of the feature map, which is the model's last ReLU6 of that size.
+    """Vectors and tokens of one pass.
 
-    ValueError when there is no such map. `fit` comes first: it chooses the principal numbers.
+    ValueError when the model has no feature map. `fit` comes first: it chooses the principal numbers.
     """
 
-    def __init__(self, model: Path, side: int, cache: VectorCache | None) -> None:
+    def __init__(self, model: Path, cache: VectorCache | None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        graph, self._map = opened(model, side)
+        graph, self._map, self._side = opened(model)
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._cache, self._side = cache, side
+        self._cache = cache
         self._version = hashlib.sha256(graph).hexdigest()[:16]
         self._basis = Affine(np.zeros(0), np.zeros((0, 0)))
 
@@ -130,20 +131,22 @@ class Views:
         return Side(np.stack(vectors), np.array(flipped, np.float32), np.stack(tokens))
 
 
-def opened(model: Path, side: int) -> tuple[bytes, str]:
-    """The model with one more output, and that output's name: its last ReLU6 map of side x side places.
+def opened(model: Path) -> tuple[bytes, str, int]:
+    """The model with one more output, that output's name, and its places along a side: the last ReLU6 of the coarsest
+    square map.
 
     ValueError when it has none.
     """
     graph: Any = onnx.shape_inference.infer_shapes(onnx.load(model))
     inner = {value.name: value for value in graph.graph.value_info}
-    maps = []
+    last: dict[int, Any] = {}
     for node in graph.graph.node:
         if node.op_type == "Clip" and (value := inner.get(node.output[0])) is not None:
-            shape = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-            if shape[2:] == [side, side] and shape[1] > _FEW:
-                maps.append(value)
-    if not maps:
-        raise ValueError(f"{model} has no feature map of {side} x {side} places")
-    graph.graph.output.append(maps[-1])
-    return graph.SerializeToString(), maps[-1].name
+            _, channels, *sides = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            if len(sides) == _SIDES and sides[0] == sides[1] > 1 and channels > _FEW:
+                last[sides[0]] = value
+    if not last:
+        raise ValueError(f"{model} has no feature map")
+    side = min(last)
+    graph.graph.output.append(last[side])
+    return graph.SerializeToString(), last[side].name, side

@@ -60,7 +60,7 @@ async def test_the_catalogue_is_seen_small_and_through_windows_where_it_is_clutt
     encoder = Means()
     mixed = [event("item", street, clean, on_the_street(1)), event("design", street)]
     item, design, again = await records(encoder, True, mixed, [event("item", street)])
-    first, second, third = item.pictures
+    first, _, third = item.pictures
     assert [len(picture.vectors()) for picture in item.pictures] == [1 + third.windows, 2, 1 + third.windows]
     assert third.windows > 1
     image = check_image(street, ImageLimits(), windows=True)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -286,7 +287,7 @@ def test_tokens_of_the_shipped_model(tmp_path: Path) -> None:
     canary = canary_pixels()
     pixels = [canary, canary[::-1].copy(), canary[:, ::-1].copy()]
     cache = VectorCache(tmp_path)
-    embedder = TokenEmbedder(SHIPPED, 6, cache)
+    embedder = TokenEmbedder(SHIPPED, cache)
     embedder.fit(pixels)
     vectors, seen = embedder.pixels(pixels, "generated")
     assert vectors == pytest.approx(Embedder(SHIPPED).pixels(pixels, "generated"), abs=1e-5)
@@ -298,14 +299,20 @@ def test_tokens_of_the_shipped_model(tmp_path: Path) -> None:
     fresh = embedder.uncached().pixels(pixels, "generated")
     assert fresh[0] == pytest.approx(vectors, abs=1e-6)
     cache.close()
-    with pytest.raises(ValueError, match="no feature map of 5 x 5"):
-        TokenEmbedder(SHIPPED, 5, None)
+
+
+def test_a_model_without_a_feature_map_is_refused(tmp_path: Path) -> None:
+    floats = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 16]) for name in "xy"]
+    nodes = [onnx.helper.make_node("Clip", ["x"], ["z"]), onnx.helper.make_node("Identity", ["z"], ["y"])]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "flat", floats[:1], floats[1:])), tmp_path / "flat")
+    with pytest.raises(ValueError, match="no feature map"):
+        TokenEmbedder(tmp_path / "flat", None)
 
 
 def test_views_know_the_mirror_image_of_the_gallery_alone() -> None:
     image = Image.fromarray(canary_pixels())
     mirrored = Image.fromarray(np.ascontiguousarray(canary_pixels()[:, ::-1]))
-    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, 6, None)
+    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, None)
     seen.fit([canary_pixels()])
     suite = Suite("two", "", [Picture("a", image.copy), Picture("b", mirrored.copy)],
                   [Query(Picture("c", image.copy), "c", "", (0,))])  # fmt: skip
@@ -348,7 +355,7 @@ def test_the_table_on_synthetic_garments(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(refinements, "GRID", {name: GRID[name][:1] for name in ("mirror averaged", "normalised, item")})
     monkeypatch.setattr(refinements_recipe, "CALIBRATION_RATE", 0.2)
     pictures = [Picture(f"ground {i}", partial(synthetic_design, i)) for i in range(4)]
-    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, 6, None)
+    embedder, seen = Embedder(SHIPPED), TokenEmbedder(SHIPPED, None)
     pixels = refinements_background.pixels(pictures)
     seen.fit(pixels)
     background = refinements_background.vectors(pictures, embedder, lambda *_: None)
