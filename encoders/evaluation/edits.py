@@ -18,6 +18,7 @@ from encoders.evaluation.suites import Picture, Suite, generator
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 THUMBNAIL_PX: Final = (60, 80)
+_OTHER_WAYS: Final = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
 _CHAINS: Final = (2, 3, 4)
 _WORDS: Final = ("NEW", "SALE -30%", "look 12", "@studio", "Spring 27", "COPYRIGHT", "shop now", "No. 5")
 
@@ -147,12 +148,26 @@ def chain(image: Image.Image, rng: np.random.Generator, length: int) -> Image.Im
 
 def thumbnail(image: Image.Image, _: np.random.Generator) -> Image.Image:
     """Scaled down to fit into 60 x 80 px."""
-    return _scaled(image, min(side / own for side, own in zip(THUMBNAIL_PX, image.size, strict=True)))
+    return _scaled(image, _into_thumbnail(image))
+
+
+def saved_thumbnail(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The same with one of three other filters, and as JPEG of quality 60 to 90."""
+    way = Image.Resampling(int(rng.choice(_OTHER_WAYS)))
+    buffer = io.BytesIO()
+    _scaled(image, _into_thumbnail(image), way).save(buffer, "JPEG", quality=int(rng.integers(60, 91)))
+    return Image.open(buffer).convert("RGB")
+
+
+def _into_thumbnail(image: Image.Image) -> float:
+    return min(side / own for side, own in zip(THUMBNAIL_PX, image.size, strict=True))
 
 
 KINDS: Final[Mapping[str, Edit]] = dict(EDITS) | {
     f"chain of {length}": partial(chain, length=length) for length in _CHAINS
 }
+THUMBNAILS: Final[Mapping[str, Edit]] = {"thumbnail": thumbnail, "other filters, saved": saved_thumbnail}
+"""The catalogue keeps a vector of what the first of them shows (`encoders.preprocess.to_small`)."""
 
 
 def edited(picture: Picture, kind: str, edit: Edit, seed: int) -> Picture:
@@ -180,12 +195,12 @@ def edits_of(sources: Sources, name: str, items: Sequence[Item], what: str) -> S
 def thumbnails_of(sources: Sources, name: str, items: Sequence[Item], what: str) -> Suite:
     """The thumbnail against the full picture."""
     title = f"60 x 80 px thumbnails of {what}, against the full pictures"
-    return copies(f"thumbnails/{name}", title, items, sources, {"thumbnail": thumbnail}, sources.limits.queries)
+    return copies(f"thumbnails/{name}", title, items, sources, THUMBNAILS, sources.limits.queries)
 
 
-def _scaled(image: Image.Image, scale: float) -> Image.Image:
+def _scaled(image: Image.Image, scale: float, way: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
     width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize((width, height), way)
 
 
 def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
