@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from encoders.evaluation.edits import EDITS, KINDS, THUMBNAIL_PX, copies, edited, thumbnail
+from encoders.evaluation.edits import EDITS, KINDS, THUMBNAIL_PX, THUMBNAILS, Edit, copies, edited
 from encoders.evaluation.sources import Item, Limits, Sources
 from encoders.evaluation.suites import Picture
 
@@ -52,9 +52,10 @@ def test_edits_stay_within_what_they_say(seed: int) -> None:
     assert EDITS["mirror"](image, rng).tobytes() == ImageOps.mirror(image).tobytes()
 
 
-def test_a_thumbnail_fits() -> None:
+@pytest.mark.parametrize("edit", THUMBNAILS.values(), ids=THUMBNAILS)
+def test_a_thumbnail_fits(edit: Edit) -> None:
     for size in ((192, 288), (288, 192), (500, 500)):
-        width, height = thumbnail(Image.new("RGB", size), np.random.default_rng(0)).size
+        width, height = edit(Image.new("RGB", size), np.random.default_rng(0)).size
         assert width == THUMBNAIL_PX[0] or height == THUMBNAIL_PX[1]
         assert width <= THUMBNAIL_PX[0]
         assert height <= THUMBNAIL_PX[1]
