@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from typer.testing import CliRunner, Result
 
+from encoders.evaluation.edits import thumbnail
 from streams.cli import main
 from streams.decide.policy import load_policy
 from streams.embed.encoder import Encoder
@@ -426,6 +427,11 @@ def test_wrong_use_is_exit_code_2(arguments: str, said: str) -> None:
 # Photographs
 
 
+def small(photo: Path) -> bytes:
+    """A thumbnail of 60 x 80 px."""
+    return jpeg(thumbnail(Pillow.open(photo).convert("RGB"), np.random.default_rng(0)))
+
+
 @pytest.mark.realdata
 @pytest.mark.skipif(not (DATA / "hm").is_dir(), reason=f"no photographs in {DATA}")
 def test_copies_of_photographs_are_found() -> None:
@@ -439,6 +445,7 @@ def test_copies_of_photographs_are_found() -> None:
     others += rng.sample(sorted((DATA / "clothing" / "images").glob("*.jpg")), 15)
     copied = rng.sample(items, 30)
     files = {f"copy-{path.stem}": edited(path.read_bytes(), rng) for path in copied}
+    files |= {f"thumbnail-{path.stem}": small(path) for path in copied}
     files |= {f"new-{path.stem}": path.read_bytes() for path in others}
     files |= {"broken-0": b"", "broken-1": b"no picture", "broken-2": items[0].read_bytes()[:900]}
     write("designs", **files)
@@ -449,13 +456,13 @@ def test_copies_of_photographs_are_found() -> None:
 
     rows = match("designs.txt", "items.txt", "--top", 150, code=1)
     assert [row["design"] for row in rows] == names
-    kinds: dict[str, list[Row]] = {kind: [] for kind in ("copy", "new", "broken")}
+    kinds: dict[str, list[Row]] = {kind: [] for kind in ("copy", "thumbnail", "new", "broken")}
     for row in rows:
         kinds[Path(row["design"]).stem.partition("-")[0]].append(row)
-    assert {kind: len(found) for kind, found in kinds.items()} == {"copy": 30, "new": 30, "broken": 3}
-    for row in kinds["copy"]:
+    assert {kind: len(found) for kind, found in kinds.items()} == {"copy": 30, "thumbnail": 30, "new": 30, "broken": 3}
+    for row in kinds["copy"] + kinds["thumbnail"]:
         assert row["verdict"] == "duplicate"
-        assert Path(row["neighbours"][0]["item"]).stem == Path(row["design"]).stem.removeprefix("copy-")
+        assert Path(row["neighbours"][0]["item"]).stem == Path(row["design"]).stem.partition("-")[2]
     assert sum(row["verdict"] == "duplicate" for row in kinds["new"]) <= 1
     assert all(set(row) == {"design", "error"} for row in kinds["broken"])
     everything = set(map(str, items))
