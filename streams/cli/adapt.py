@@ -81,7 +81,7 @@ def adapt(
     for under an hour on two cores, with 10,000 pictures. What is not in the
     sample counts for measuring. --whole is several times slower.
 
-    Needs torch: pip install 'design-dedup[train]'. Exit codes: 0 the new
+    Needs torch: pip install 'design-dedup\\[train]'. Exit codes: 0 the new
     version is in DIR, 4 the old one stays (the figures and the new one are
     in DIR/rejected), otherwise as always.
     """

@@ -233,3 +233,8 @@ def test_without_torch_it_says_what_to_install(folders: tuple[Path, Path], tmp_p
     )
     assert done.returncode == 1
     assert done.stderr == "design-dedup: torch is not installed: pip install 'design-dedup[train]'\n"
+
+
+def test_help_says_what_to_install() -> None:
+    """Square brackets are markup there."""
+    assert "pip install 'design-dedup[train]'" in CliRunner().invoke(main.app, ["adapt", "--help"]).output
