@@ -30,7 +30,7 @@ from PIL import Image
 from encoders.calibration import Calibration, Negatives
 from encoders.calibration import calibrate as thresholds
 from encoders.data import EDITS, Photo, clothing, content_hash, hm, load, myntra
-from encoders.described import LATTICE, Described, HashRule, distances, similarity
+from encoders.described import LATTICE, Described, HashRule, distances, pair_scores, similarity
 from encoders.embedding import session
 from encoders.negatives import Neighbours, nearest_products
 from encoders.policy_toml import Rest, render, steps
@@ -184,7 +184,7 @@ def calibrate(
     n_copies = int(reported_copies.sum())
     recall: dict[str, object] = {"exact": {"digest": rate(n_copies, n_copies)}}
     for edit, copy in copies.items():
-        score = np.einsum("nd,nd->n", copy.vectors, gallery.vectors[originals]) / LATTICE**2
+        score = pair_scores(copy, gallery.at(originals), None)
         by_vector = score >= threshold
         by_hash = np.isin(np.arange(len(originals)), copy_pairs[edit].fired(*rule))
         recall[edit] = {

@@ -121,7 +121,7 @@ class Picture(Struct, frozen=True, array_like=True):
 
     digest: SHA-256 of the file, 32 bytes. hash: PDQ, 32 bytes. quality: PDQ's, 0 to 100. colour: the mean RGB of a
     4 x 4 grid, 48 bytes. vector: int16 little-endian lattice vectors of `2 * dim` bytes each, the picture's own and one
-    for each of its `windows`, of which its small copy is the first (`encoders.preprocess.as_in_catalog`).
+    for each of its `windows`, its small copy among them (`encoders.preprocess.as_in_catalog`).
     """
 
     digest: bytes

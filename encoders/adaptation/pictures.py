@@ -42,7 +42,8 @@ def upright(path: Path) -> Image.Image:
 
 
 def described(pictures: Sequence[Picture], vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Described:
-    """Pictures with their vectors, for scores as the service counts them. Shape: n, (n, dim) unit rows."""
+    """Pictures with their vectors, for scores as the service counts them, but of whole pictures alone: without small
+    copies and windows. Shape: n, (n, dim) unit rows."""
     return Described.of(
         list(np.rint(vectors * LATTICE)[:, None]),
         [one.hash for one in pictures],

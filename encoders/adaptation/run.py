@@ -87,7 +87,7 @@ def measured(request: Request, chosen: Plan, models: list[Path], tick: Tick) -> 
 
 
 def _own(made: NDArray[np.float32], pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the service would say of each made picture and its own one. Shape: (n, 12, dim), (n, dim) -> (n, 12)."""
+    """The score of each made picture and its own one. Shape: (n, 12, dim), (n, dim) -> (n, 12)."""
     similarity: NDArray[np.float32] = np.einsum("nvd,nd->nv", np.rint(made * LATTICE), pictures) / LATTICE**2
     return np.minimum(similarity, 1)
 

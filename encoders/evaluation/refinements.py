@@ -6,7 +6,8 @@ Each refinement has numbers to choose (shrinkage, neighbours, strength, weight).
 DEVELOPMENT alone, home photos of held-out senders and synthetic garments, by the mean of recall at 1 and recall at 1 %
 false duplicates; the columns of hm and ccp are then computed once, for what was chosen, and choose nothing. The
 background (for whitening, normalisation and the basis of the local features) is what weights may be trained on: home
-photos of the training senders and synthetic garments of small seeds. Nothing here changes the service or the model.
+photos of the training senders and synthetic garments of small seeds. A picture has one vector here: small copies and
+windows are left out. Nothing here changes the service or the model.
 
 The threshold that near misses are judged at is that of `encoders.evaluation.run`: 0.5 % of unrelated packshots of hm
 reach it, of the half that chooses, under the same recipe. A mark says that the 95 % interval of the difference to "as

@@ -26,7 +26,6 @@ from encoders.preprocess import Domain, Pixels, domain_index, to_pixels
 TOKEN_DIM: Final = 64
 _BATCH: Final = 8
 _CHUNK: Final = 32
-_SIDES: Final = 2
 _FEW: Final = 8  # channels; a map of fewer is colour, not features
 
 
@@ -142,9 +141,9 @@ def opened(model: Path) -> tuple[bytes, str, int]:
     last: dict[int, Any] = {}
     for node in graph.graph.node:
         if node.op_type == "Clip" and (value := inner.get(node.output[0])) is not None:
-            _, channels, *sides = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-            if len(sides) == _SIDES and sides[0] == sides[1] > 1 and channels > _FEW:
-                last[sides[0]] = value
+            match [axis.dim_value for axis in value.type.tensor_type.shape.dim]:
+                case [_, channels, height, width] if channels > _FEW and height == width > 1:
+                    last[width] = value
     if not last:
         raise ValueError(f"{model} has no feature map")
     side = min(last)

@@ -81,7 +81,7 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
             "code_sha256": content_hash([*_FOLDER.glob("*.py"), *_FOLDER.parent.glob("synthetic*.py")]),
         },
         "packages": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "bytes": out.stat().st_size,
+        "pixels": PIXELS, "bytes": out.stat().st_size,
         "scores_on_held_out_senders": _scores(photos, out),
     }  # fmt: skip
 
@@ -89,15 +89,17 @@ def make(run: Path, views: Path, data: Path, out: Path) -> dict[str, object]:
 def renew(model: Path, data: Path) -> dict[str, object]:
     """The same weights for today's pixels, in the same file; returns the record: the old one, with what is new.
 
-    FileNotFoundError where the model has no record.
+    FileNotFoundError where the model has no record, ValueError where it is one for today's pixels already.
     """
-    old = encoder_version(model)
+    old, photos = encoder_version(model), clothing(data)
     record: dict[str, Any] = json.loads((RECORDS / f"{old}.json").read_text())
+    if record.get("pixels") == PIXELS:
+        raise ValueError(f"{model} was made for pixels {PIXELS} already")
     name_pixels(model)
     write_canary(model)
     return record | {
         "version": encoder_version(model), "weights_of": old, "pixels": PIXELS, "bytes": model.stat().st_size,
-        "scores_on_held_out_senders": _scores(clothing(data), model),
+        "scores_on_held_out_senders": _scores(photos, model),
     }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def embed(
 
     Paths are relative to the current folder, or else to the folder of
     the list. When a picture cannot be used its line is named and nothing
-    is written.
+    is written. A row is the picture's own vector: what a catalogue keeps
+    beside it, of its small copy and its windows, counts in match.
 
     \b
     find photos -name '*.jpg' > list.txt

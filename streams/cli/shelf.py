@@ -18,7 +18,7 @@ _NO_FILE: Final = Path(":memory:")  # to SQLite
 
 
 class Shelf:
-    """Items with one picture each, by name. Held of a picture: its vector, hash, colours and digest."""
+    """Items with one picture each, by name. Held of a picture: its vectors, hash, colours and digest."""
 
     def __init__(self, policy: Policy, encoder: str) -> None:
         """encoder: the version that all vectors are of."""

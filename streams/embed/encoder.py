@@ -116,7 +116,7 @@ class Canary:
                 f"{path} cannot be used: {error!r}; make the model again with encoders.training.export"
             ) from error
         if (number := stored.get("pixels", 1)) != PIXELS:
-            raise Fatal(f"{model} was made for pixels {number}, and this version makes pixels {PIXELS}; train it again")
+            raise Fatal(f"{model} was made for pixels {number}, and this version makes pixels {PIXELS}; make it anew")
         pixels = canary_pixels()
         if hashlib.sha256(pixels.tobytes()).hexdigest() != digest:
             raise Fatal(f"{path} belongs to another canary picture; make it again with encoders.training.export")

@@ -34,6 +34,8 @@ from streams.retry import patiently
 
 _FETCHES: Final = 16
 """Pictures that are held in memory as files at a time, at most."""
+_TOGETHER: Final = 2
+"""A picture and its small copy wait for those of the batch; one with windows is too many pixels for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,9 @@ class EmbedStage:
                     return Seen(None, known)
                 windows = self._windows and domain == "catalog"
                 seen = await patiently("embed", "decoder", lambda: self._checker.check(data, windows=windows))
-                if len(seen.pixels) == 1:
+                if len(seen.pixels) <= _TOGETHER:
                     return Seen(seen, None)
-                return Seen(None, (await self._encode([(domain, seen)]))[0])  # too many pixels to wait for the others
+                return Seen(None, (await self._encode([(domain, seen)]))[0])
             finally:  # a host that does not answer takes long, and is no reason to stop the worker
                 metrics.progress_timestamp.labels("embed").set_to_current_time()
 

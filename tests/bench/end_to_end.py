@@ -7,6 +7,8 @@ from asyncio import sleep
 from collections.abc import Sequence
 from time import monotonic, time
 
+from msgspec.structs import replace
+
 from streams.events import GeneratedDesign, LogRecord, decode_record, decode_verdict, encode_event, encode_record
 from streams.kafka.producer import Message, Producer
 from streams.kafka.topics import Topics, create_topics
@@ -189,7 +191,9 @@ class _Run:
 
 
 def _probe(upsert: LogRecord) -> LogRecord:
+    """A design with its pictures; designs have no windows."""
+    pictures = tuple(replace(picture, vector=picture.vectors()[0], windows=0) for picture in upsert.pictures)
     return LogRecord(
-        kind="design", id=f"probe-{upsert.id}", source="probe/0", src=upsert.src, pictures=upsert.pictures,
+        kind="design", id=f"probe-{upsert.id}", source="probe/0", src=upsert.src, pictures=pictures,
         encoder=upsert.encoder, category=upsert.category, tenant=upsert.tenant, submitted_at_ms=upsert.submitted_at_ms,
     )  # fmt: skip

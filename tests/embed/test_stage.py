@@ -68,7 +68,7 @@ async def test_the_catalogue_is_seen_small_and_through_windows_where_it_is_clutt
     assert first.vectors() == [row.tobytes() for row in expected]
     assert design.pictures[0].vectors() == first.vectors()[:1]
     assert again.pictures == (first,)
-    assert sum(encoder.calls) == 2 * (1 + third.windows) + 3, "each picture once in each domain"
+    assert sorted(encoder.calls) == [3, 1 + third.windows, 1 + third.windows], "each picture once in each domain"
 
 
 @pytest.mark.parametrize("kind", ["item", "design"])

@@ -302,7 +302,7 @@ def test_tokens_of_the_shipped_model(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_feature_map_is_refused(tmp_path: Path) -> None:
-    floats = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 16]) for name in "xy"]
+    floats = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [16]) for name in "xy"]
     nodes = [onnx.helper.make_node("Clip", ["x"], ["z"]), onnx.helper.make_node("Identity", ["z"], ["y"])]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "flat", floats[:1], floats[1:])), tmp_path / "flat")
     with pytest.raises(ValueError, match="no feature map"):

@@ -87,6 +87,9 @@ def test_the_same_weights_for_other_pixels(
     canary = json.loads(kept.with_name("canary.json").read_text())
     assert (canary["version"], canary["pixels"]) == (record["version"], PIXELS + 1)
     assert np.array_equal(vectors(kept, photos), seen)
+    (tmp_path / f"{record['version']}.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="already"):
+        renew(kept, tmp_path)
 
 
 def test_the_early_half_is_as_imagenet_left_it(model: Path, encoder: TwoBlockEncoder) -> None:
