@@ -88,7 +88,7 @@ def _batches(pictures: Sequence[Picture]) -> list[str]:
 def _step(run: Path) -> int:
     """How far an earlier run came."""
     path = run / "checkpoint.pt"
-    return int(torch.load(path, weights_only=True)["step"]) if path.exists() else 0
+    return int(torch.load(path, map_location="cpu", weights_only=True)["step"]) if path.exists() else 0
 
 
 class Counted(Views):

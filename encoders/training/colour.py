@@ -145,7 +145,7 @@ def main() -> None:
     torch.set_num_threads(chosen.pop("threads"))
     run, views = chosen.pop("run"), Views(chosen.pop("views"))
     late = Late(imagenet_backbone())
-    late.load_state_dict(learnt(torch.load(run / "checkpoint.pt", weights_only=True)))
+    late.load_state_dict(learnt(torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)))
     recipe = ColourRecipe(**chosen)
     learn_colour(late, views, recipe)
     kept = {name: weight for name, weight in late.state_dict().items() if name.startswith(("hue.", "colour."))}

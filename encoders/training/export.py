@@ -37,7 +37,7 @@ _FOLDER: Final = Path(__file__).resolve().parent
 
 def trained(run: Path) -> tuple[TwoBlockEncoder, dict[str, Any]]:
     """The encoder of a run's last checkpoint and its colour block, and what they were made by."""
-    kept: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
+    kept: dict[str, Any] = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     backbone = imagenet_backbone()
     late = Late(backbone)
     coloured = torch.load(run / FILE, weights_only=True)

@@ -2,9 +2,10 @@
 
     python -m encoders.training.train --views DIR --out DIR [--start MODEL]
 
-Resumes from its last checkpoint. A step takes some things, many of them from one sender (so that the background tells
-nothing) or alike as yet (so that small differences are learnt), of each two views and a near miss. Each block of the
-vector has losses of its own: in a joint one structure does all the work, and colour becomes the same for every picture.
+Resumes from its last checkpoint, on a GPU where torch finds one. A step takes some things, many of them from one sender
+(so that the background tells nothing) or alike as yet (so that small differences are learnt), of each two views and a
+near miss. Each block of the vector has losses of its own: in a joint one structure does all the work, and colour
+becomes the same for every picture.
 
     structure  InfoNCE against the batch, its near misses and a queue of earlier ones, where a dyed garment is the same
                and a reprinted one another; a logistic loss on each similarity, so that one threshold means the same
@@ -76,7 +77,9 @@ class Recipe:
 
 
 class Views:
-    """Cached early features of things; see views.py."""
+    """Cached early features of things; see views.py. `device`: where those that are taken go."""
+
+    device = torch.device("cpu")
 
     def __init__(self, folder: Path) -> None:
         self.early = np.load(folder / "early.npy")  # (n, 12, 86, h, w) float16
@@ -114,13 +117,13 @@ class Views:
             for part in parts:
                 similar = structure[part] @ structure.T
                 similar[torch.from_numpy(self.groups[part, None] == self.groups)] = -1
-                found.append(similar.topk(count, dim=1).indices.numpy())
+                found.append(similar.topk(count, dim=1).indices.cpu().numpy())
         return np.concatenate(found)
 
     def take(self, things: NDArray[np.intp], views: NDArray[np.intp]) -> Tensor:
         """Shape: (n,), (n,) -> (n, 86, h, w) float32, channels last."""
         rows = torch.from_numpy(self.early[things, views].astype(np.float32))
-        return rows.contiguous(memory_format=torch.channels_last)
+        return rows.contiguous(memory_format=torch.channels_last).to(self.device)
 
     def two(self, things: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
         """Two different views of each thing. Shape: (n,) -> (n, 2)."""
@@ -138,10 +141,10 @@ class Views:
 class Queue:
     """The latest structures of other batches, with the things they show."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, device: torch.device = Views.device) -> None:
         self._size = size
-        self.structure = torch.zeros(0, STRUCTURE)
-        self.things = torch.zeros(0, dtype=torch.long)
+        self.structure = torch.zeros(0, STRUCTURE, device=device)
+        self.things = torch.zeros(0, dtype=torch.long, device=device)
 
     def push(self, structure: Tensor, things: Tensor) -> None:
         """The oldest leave."""
@@ -206,24 +209,26 @@ def step_loss(
     with torch.no_grad():
         keys = torch.cat([views.take(things, pairs[:, 1]), views.take(things[at], near[at])])
         key_structure, key_colour = slow.blocks_of(keys)
-    n, ids, asked = len(things), torch.from_numpy(things), torch.from_numpy(at)
-    dyed = torch.from_numpy(np.flatnonzero(np.isin(near[at], RECOLOURED)))
-    printed = torch.from_numpy(np.flatnonzero(np.isin(near[at], REPRINTED)))
+    device, n = structure.device, len(things)
+    ids, asked = torch.from_numpy(things).to(device), torch.from_numpy(at).to(device)
+    dyed = torch.from_numpy(np.flatnonzero(np.isin(near[at], RECOLOURED))).to(device)
+    printed = torch.from_numpy(np.flatnonzero(np.isin(near[at], REPRINTED))).to(device)
 
     # A dyed garment is a view of itself, here as in the queue.
     extra = torch.cat([key_structure[n:], queue.structure])
-    blocked = torch.zeros(n, n + len(extra), dtype=torch.bool)
+    blocked = torch.zeros(n, n + len(extra), dtype=torch.bool, device=device)
     blocked[asked[dyed], n + dyed] = True
     blocked[:, n + len(at) :] = ids[:, None] == queue.things
     same = info_nce(structure, key_structure[:n], extra, TAU, blocked)
     if len(dyed):
         others = ids[asked[dyed]]
-        again = torch.cat([torch.zeros(len(dyed), len(dyed), dtype=torch.bool), others[:, None] == queue.things], dim=1)
+        own_batch = torch.zeros(len(dyed), len(dyed), dtype=torch.bool, device=device)
+        again = torch.cat([own_batch, others[:, None] == queue.things], dim=1)
         same = same + 0.5 * info_nce(structure[asked[dyed]], key_structure[n:][dyed], queue.structure, TAU, again)
 
     similar = structure @ torch.cat([key_structure[:n], extra]).T  # (n, n + near + q)
     own = torch.zeros_like(blocked)
-    own[torch.arange(n), torch.arange(n)] = True
+    own.fill_diagonal_(fill_value=True)
     hardest = similar.masked_fill(own | blocked, -1).topk(min(HARDEST, similar.shape[1]), dim=1).values
     positive = similar[own]
     # Between same and different as they are now: towards a fixed level, all vectors would gain a common part instead.
@@ -232,7 +237,7 @@ def step_loss(
     spread = koleo(structure)
 
     hue = info_nce(colour, key_colour[:n], key_colour[n:][dyed], COLOUR_TAU)
-    apart = torch.zeros(())
+    apart = torch.zeros((), device=device)
     if len(dyed):
         level = (colour[asked[dyed]] * key_colour[n:][dyed]).sum(dim=1)
         gap = level - (colour[asked[dyed]] * key_colour[asked[dyed]]).sum(dim=1)
@@ -240,13 +245,13 @@ def step_loss(
 
     loss = (same + recipe.logistic_weight * logistic + recipe.koleo_weight * spread
             + recipe.colour_weight * hue + recipe.dyed_weight * apart)  # fmt: skip
-    queue.push(key_structure, torch.cat([ids, torch.full((len(at),), -1)]))
+    queue.push(key_structure, torch.cat([ids, torch.full((len(at),), -1, device=device)]))
     parts = {"same": same, "logistic": logistic, "koleo": spread, "hue": hue, "apart": apart}
     report = {name: float(value.detach()) for name, value in parts.items()}
     report["positive"], report["strangers"] = mean_of(positive), mean_of(similar[:, :n][~own[:, :n]])
     report["printed"] = mean_of((key_structure[n:] * structure[asked]).sum(dim=1)[printed])
     report["dyed"] = mean_of((key_structure[n:] * structure[asked]).sum(dim=1)[dyed])
-    report["right"] = float((similar[:, :n].detach().argmax(dim=1) == torch.arange(n)).float().mean())
+    report["right"] = float((similar[:, :n].detach().argmax(dim=1) == torch.arange(n, device=device)).float().mean())
     return loss, report
 
 
@@ -275,28 +280,28 @@ def _optimiser(late: Late, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) -> Late:
-    """Train, or go on training; returns the average of the weights.
+    """Train, or go on training; returns the average of the weights, on the CPU.
 
     start: begin from these weights; None: ImageNet's. A learning rate of 0 leaves the blocks alone, and only the layers
     on top of them learn.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "checkpoint.pt"
-    if start is not None:
-        late: Late = copy.deepcopy(start)
-    else:
-        late = initialised(views, recipe.seed) if not path.exists() else Late(imagenet_backbone())
+    if start is None:
+        start = Late(imagenet_backbone()) if path.exists() else initialised(views, recipe.seed)
+    late: Late = copy.deepcopy(start)
     if recipe.learning_rate == 0:
         late.blocks.requires_grad_(False)
         late.top.requires_grad_(False)
-    late.to(memory_format=torch.channels_last)
+    views.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    late.to(views.device, memory_format=torch.channels_last)
     average: Late = copy.deepcopy(late)
     optimiser = _optimiser(late, recipe)
-    queue, begin = Queue(recipe.queue), 0
+    queue, begin = Queue(recipe.queue, views.device), 0
     alike: NDArray[np.intp] | None = None
     middle: dict[str, Tensor] | None = None
     if path.exists():
-        kept: dict[str, Any] = torch.load(path, weights_only=True)
+        kept: dict[str, Any] = torch.load(path, map_location=views.device, weights_only=True)
         if kept["recipe"] != asdict(recipe):
             raise ValueError(f"{path} belongs to another recipe: {kept['recipe']}")
         begin = kept["step"]
@@ -304,7 +309,7 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
         average.load_state_dict(kept["average"])
         optimiser.load_state_dict(kept["optimiser"])
         queue.structure, queue.things = kept["queue"]
-        alike = None if kept["alike"] is None else kept["alike"].numpy()
+        alike = None if kept["alike"] is None else kept["alike"].cpu().numpy()
         middle = kept["middle"]
     seen: list[dict[str, float]] = []
     for step in range(begin, recipe.steps):
@@ -335,7 +340,12 @@ def train(views: Views, recipe: Recipe, out: Path, start: Late | None = None) ->
                 "alike": None if alike is None else torch.from_numpy(alike), "middle": middle,
             }  # fmt: skip
             _save(state, path)
+    return _result(average, middle)
+
+
+def _result(average: Late, middle: dict[str, Tensor] | None) -> Late:
     average.load_state_dict(learnt({"average": average.state_dict(), "middle": middle}))
+    average.cpu()
     return average
 
 

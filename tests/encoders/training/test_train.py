@@ -236,6 +236,19 @@ def test_training_lowers_the_loss_and_leaves_the_early_half(
     assert not any(p.requires_grad for p in Early(backbone).parameters())
 
 
+def test_a_step_makes_nothing_on_another_device(folder: Path, begun: Late) -> None:
+    """What named no device would be on one that nothing else is on, as on a GPU it would be on the CPU."""
+    queue = Queue(100)
+    for _ in range(2):  # the second meets what the first left in the queue
+        loss, parts = step_loss(begun, begun, Views(folder), np.arange(16), np.random.default_rng(9), queue, RECIPE)
+    with torch.device("meta"):
+        again = Queue(100, torch.device("cpu"))
+        for _ in range(2):
+            same, said = step_loss(begun, begun, Views(folder), np.arange(16), np.random.default_rng(9), again, RECIPE)
+    assert same.item() == loss.item()
+    assert said == pytest.approx(parts, nan_ok=True)
+
+
 @pytest.mark.usefixtures("quick")
 def test_without_a_rate_of_their_own_the_blocks_stay_bit_for_bit(folder: Path, tmp_path: Path, begun: Late) -> None:
     begun = copy.deepcopy(begun)
