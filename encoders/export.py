@@ -58,8 +58,8 @@ def write_onnx(module: torch.nn.Module, path: Path, inputs: dict[str, torch.Tens
         )
     model = program.model_proto
     model.producer_name, model.producer_version, model.doc_string = "design-dedup", "", ""
-    del model.metadata_props[:], model.graph.metadata_props[:], model.functions[:]
-    _name_pixels(model)
+    del model.graph.metadata_props[:], model.functions[:]
+    onnx.helper.set_model_props(model, {"pixels": str(PIXELS)})  # in place of all others
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output,
                  *model.graph.initializer):  # fmt: skip
         part.doc_string = ""
@@ -73,13 +73,8 @@ def write_onnx(module: torch.nn.Module, path: Path, inputs: dict[str, torch.Tens
 def name_pixels(path: Path) -> None:
     """Make a file one for today's pixels."""
     model = onnx.load_model_from_string(path.read_bytes())
-    del model.metadata_props[:]
-    _name_pixels(model)
+    onnx.helper.set_model_props(model, {"pixels": str(PIXELS)})
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _name_pixels(model: onnx.ModelProto) -> None:
-    model.metadata_props.add(key="pixels", value=str(PIXELS))
 
 
 def write_canary(model: Path) -> None:

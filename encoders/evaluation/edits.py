@@ -25,9 +25,7 @@ _WORDS: Final = ("NEW", "SALE -30%", "look 12", "@studio", "Spring 27", "COPYRIG
 
 def reencode(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """JPEG of quality 20 to 60."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=int(rng.integers(20, 61)))
-    return Image.open(buffer).convert("RGB")
+    return _saved(image, int(rng.integers(20, 61)))
 
 
 def resize(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -154,9 +152,7 @@ def thumbnail(image: Image.Image, _: np.random.Generator) -> Image.Image:
 def saved_thumbnail(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """The same with one of three other filters, and as JPEG of quality 60 to 90."""
     way = Image.Resampling(int(rng.choice(_OTHER_WAYS)))
-    buffer = io.BytesIO()
-    _scaled(image, _into_thumbnail(image), way).save(buffer, "JPEG", quality=int(rng.integers(60, 91)))
-    return Image.open(buffer).convert("RGB")
+    return _saved(_scaled(image, _into_thumbnail(image), way), int(rng.integers(60, 91)))
 
 
 def _into_thumbnail(image: Image.Image) -> float:
@@ -201,6 +197,13 @@ def thumbnails_of(sources: Sources, name: str, items: Sequence[Item], what: str)
 def _scaled(image: Image.Image, scale: float, way: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), way)
+
+
+def _saved(image: Image.Image, quality: int) -> Image.Image:
+    """As JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")
 
 
 def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
