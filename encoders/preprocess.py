@@ -16,11 +16,11 @@ from encoders.subject import is_cluttered, subject_of
 
 Pixels = NDArray[np.uint8]
 
-PIXELS: Final = 5
+PIXELS: Final = 6
 """The number of what `to_pixels` and `as_in_catalog` do. A model made for other pixels is not used, and as the number
 stands in every model, vectors of other pixels have another version. 1: the whole picture, and no windows. 2: of a
 subject in several things the large ones alone. 3: the ground as it is, and the subject a little smaller. 4: no small
-copy in the catalogue."""
+copy in the catalogue. 5: the line below a bar counted as picture."""
 
 INPUT_PX: Final = 224
 """Height and width of what the encoder reads, in pixels: the size EfficientNet-Lite0 was trained at."""

@@ -135,14 +135,17 @@ def _near(pixels: NDArray[np.int16], colour: NDArray[np.float64]) -> NDArray[np.
 def _without_bars(window: NDArray[np.int16], ground: NDArray[np.float64]) -> tuple[int, int]:
     """The rows between bars of another colour above and below, each at most a quarter of the window."""
 
+    def height(rows: NDArray[np.int16]) -> int:
+        count = next((n for n in range(most) if not is_bar(rows[n])), most)
+        # The row that is half bar and half page would join the bar's ends with the picture.
+        return count + bool(count and not _near(rows[count, [0, -1]], ground).any())
+
     def is_bar(row: NDArray[np.int16]) -> bool:
         colour = np.median(row, axis=0)
         return bool(np.abs(colour - ground).max() > _NEAR and _near(row, colour).mean() >= _BAR)
 
     most = len(window) // 4
-    above = next((n for n in range(most) if not is_bar(window[n])), most)
-    below = next((n for n in range(most) if not is_bar(window[-1 - n])), most)
-    return above, len(window) - below
+    return height(window), len(window) - height(window[::-1])
 
 
 def components(mask: NDArray[np.bool_]) -> list[Box]:

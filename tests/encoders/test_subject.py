@@ -73,6 +73,21 @@ def test_what_is_around_it_changes_nothing(change: Callable[..., Image.Image]) -
     assert difference.mean() < 12  # whole pictures, but for the badge: 37 to 86
 
 
+@pytest.mark.parametrize("height", range(56, 76, 2))
+def test_a_bar_may_end_within_a_row_of_what_is_looked_at(height: int) -> None:
+    image = packshot(WHITE).resize((300, 400))
+    page = Image.new("RGB", (440, 560), (24, 24, 28))
+    ImageDraw.Draw(page).rectangle((0, 0, page.width, height - 1), fill=TEAL)
+    page.paste(image, (140, height))
+    assert all(abs(own - seen) <= 10 for own, seen in zip(subject_of(image).box, moved(page, 140, height), strict=True))
+
+
+def moved(page: Image.Image, left: int, top: int) -> Box:
+    """The subject of a page, in the picture that stands there."""
+    box = subject_of(page).box
+    return Box(box.left - left, box.top - top, box.right - left, box.bottom - top)
+
+
 def test_a_model_sees_it_in_one_size() -> None:
     image = packshot()
     for copy in (framed(image), on_a_page(image), cut(image)):
