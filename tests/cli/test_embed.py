@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
+from encoders.embedding import Embedder
+from encoders.evaluation.command import SHIPPED
+from encoders.preprocess import as_in_catalog
 from streams.cli import main
 from streams.cli.writing import whole_file
 from streams.errors import Fatal
 from tests.cli.test_match import Looks, plain, use
-from tests.pictures import drawn, photographed
+from tests.pictures import drawn, on_the_street, photographed
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +67,37 @@ def test_the_real_encoder() -> None:
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
     assert vectors[0] @ vectors[1] > 0.9 > vectors[0] @ vectors[2]
+
+
+def test_all_that_a_catalogue_keeps() -> None:
+    Path("shirt.jpg").write_bytes(drawn(9))
+    Path("street.jpg").write_bytes(on_the_street(1))
+    Path("list.txt").write_text("street.jpg\nshirt.jpg\nstreet.jpg\n")
+    assert call("list.txt", "own.npy", "--domain", "catalog").exit_code == 0
+    result = call("list.txt", "all.npz", "--domain", "catalog", "--all")
+    assert result.stdout == "wrote 34 vectors to all.npz\n"
+    with np.load("all.npz") as kept:
+        lines, vectors = kept["line"], kept["vectors"]
+    assert lines.tolist() == [1] * 16 + [2] * 2 + [3] * 16
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors[[0, 16, 18]], np.load("own.npy"), atol=1e-3)
+    with Image.open("shirt.jpg") as shirt:
+        shown = as_in_catalog(shirt.convert("RGB"))
+    np.testing.assert_allclose(vectors[16:18], Embedder(SHIPPED).pixels(list(shown), "catalog"), atol=1e-3)
+
+
+def test_a_catalogue_without_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESIGN_DEDUP_WINDOWS", "false")
+    Path("a.jpg").write_bytes(drawn(9))
+    Path("list.txt").write_text("a.jpg\n")
+    assert call("list.txt", "all.npz", "--domain", "catalog", "--all").stdout == "wrote 1 vectors to all.npz\n"
+
+
+def test_of_a_design_there_is_one_vector() -> None:
+    Path("list.txt").write_text("a.jpg\n")
+    result = call("list.txt", "all.npz", "--domain", "generated", "--all")
+    assert result.exit_code == 2
+    assert "of a design there is one vector" in result.stderr
 
 
 def test_lines_that_cannot_be_used_are_named_and_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
