@@ -34,8 +34,9 @@ _CHANNEL: Final = {
     "grpc.max_reconnect_backoff_ms": 500,
 }
 _FIRST_S: Final = 3.0
-"""Deadline of connecting, and of a call until one took longer. A connection that a network has forgotten is open and
-silent, and work has to go on within 5 s of its return; a Milvus that lives and is slow gets more time call by call."""
+"""Deadline of connecting, and of each kind of call until one took longer. A connection that a network has forgotten is
+open and silent, and work has to go on within 5 s of its return; a Milvus that lives and is slow gets more time call by
+call. By kind, or a quick call would take from a slow one the time that it was just given, and it would never end."""
 _SCAN: Final = 4096
 _KINDS: Final[dict[Kind, int]] = {"item": 0, "design": 1}
 _NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -92,27 +93,32 @@ class MilvusStore:
     ) -> None:
         """`options` are more of the client's own arguments (TLS)."""
         self._uri, self._token, self._longest_s, self._options = uri, token, timeout_s, options
-        self._timeout_s = min(_FIRST_S, timeout_s)
+        self._deadlines_s: dict[str, float] = {}
         self._prefix = f"dedup_{log_id}_"
         self._client: MilvusClient | None = None
         self._known: set[str] = set()
 
-    def _call(self, call: Callable[[MilvusClient], T]) -> T:
+    def _call(self, kind: str, call: Callable[[MilvusClient, float], T]) -> T:
+        """What `call` makes of a client and its deadline in seconds."""
+        deadline_s = self._deadline_s(kind)
         begin = time.monotonic()
         try:
             if self._client is None:
                 self._client = self._connected()
                 begin = time.monotonic()
-            answer = call(self._client)
+            answer = call(self._client, deadline_s)
         # ValueError: a call on a channel that was closed by a restart of the server.
         except (MilvusException, grpc.RpcError, OSError, ValueError) as error:
-            if self._client is not None and time.monotonic() - begin >= self._timeout_s:
-                self._timeout_s = min(2 * self._timeout_s, self._longest_s)
+            if self._client is not None and time.monotonic() - begin >= deadline_s:
+                self._deadlines_s[kind] = min(2 * deadline_s, self._longest_s)
             self.close()
             raise Retryable(f"milvus at {self._uri}: {error}") from error
         took_s = time.monotonic() - begin
-        self._timeout_s = min(max(_FIRST_S, 2 * took_s), self._longest_s)
+        self._deadlines_s[kind] = min(max(_FIRST_S, 2 * took_s), self._longest_s)
         return answer
+
+    def _deadline_s(self, kind: str) -> float:
+        return self._deadlines_s.get(kind, min(_FIRST_S, self._longest_s))
 
     def _connected(self) -> MilvusClient:
         return MilvusClient(
@@ -131,14 +137,14 @@ class MilvusStore:
         """Whether there is a collection; if so it is loaded, which a restarted Milvus may ask for."""
         name = self._name(encoder)
 
-        def load(client: MilvusClient) -> bool:
-            if not client.has_collection(name, timeout=self._timeout_s):
+        def load(client: MilvusClient, deadline_s: float) -> bool:
+            if not client.has_collection(name, timeout=deadline_s):
                 return False
-            client.load_collection(name, timeout=self._timeout_s)
+            client.load_collection(name, timeout=deadline_s)
             self._known.add(name)
             return True
 
-        return name in self._known or self._call(load)
+        return name in self._known or self._call("load", load)
 
     def prepare(self, encoder: str, dim: int) -> None:
         """Make the collection unless it is there. `write` needs it; all others find nothing where there is none."""
@@ -146,8 +152,8 @@ class MilvusStore:
         if name in self._known:
             return
 
-        def make(client: MilvusClient) -> None:
-            if not client.has_collection(name, timeout=self._timeout_s):
+        def make(client: MilvusClient, deadline_s: float) -> None:
+            if not client.has_collection(name, timeout=deadline_s):
                 schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
                 schema.add_field("pk", DataType.INT64, is_primary=True)
                 schema.add_field("kind", DataType.INT8)
@@ -157,11 +163,11 @@ class MilvusStore:
                 # Exact: the fold promises the neighbours, not most of them.
                 index.add_index(field_name="vector", index_type="FLAT", metric_type="IP")
                 client.create_collection(
-                    name, schema=schema, index_params=index, consistency_level="Strong", timeout=self._timeout_s
+                    name, schema=schema, index_params=index, consistency_level="Strong", timeout=deadline_s
                 )
-            client.load_collection(name, timeout=self._timeout_s)
+            client.load_collection(name, timeout=deadline_s)
 
-        self._call(make)
+        self._call("make", make)
         self._known.add(name)
 
     def search(
@@ -170,16 +176,16 @@ class MilvusStore:
         """For every query (n, dim), the `limit` <= MOST_HITS best rows with low <= key < high, of both kinds or one."""
         where = f"pk >= {low} and pk < {high}" + (f" and kind == {_KINDS[only]}" if only else "")
 
-        def search(client: MilvusClient) -> list[Any]:
+        def search(client: MilvusClient, deadline_s: float) -> list[Any]:
             answer: list[Any] = client.search(
                 self._name(encoder), data=list(queries.astype(np.float32)), anns_field="vector", limit=limit,
-                filter=where, search_params={"metric_type": "IP"}, timeout=self._timeout_s,
+                filter=where, search_params={"metric_type": "IP"}, timeout=deadline_s,
             )  # fmt: skip
             return answer
 
         if not self._is_there(encoder):
             return [Found(np.zeros(0, np.int64), np.zeros(0, np.int64), None) for _ in queries]
-        answer = self._call(search)
+        answer = self._call("search", search)
         if len(answer) != len(queries):
             raise Retryable(f"milvus answered {len(answer)} of {len(queries)} queries")
         found = []
@@ -196,39 +202,50 @@ class MilvusStore:
             {"pk": row.key, "kind": _KINDS[row.kind], "id": row.id, "vector": row.vector.astype(np.float32)}
             for row in rows
         ]
-        self._call(lambda client: client.upsert(self._name(encoder), data, timeout=self._timeout_s))
-        self._call(lambda client: client.flush(self._name(encoder), timeout=self._timeout_s))
+        name = self._name(encoder)
+        self._call("upsert", lambda client, deadline_s: client.upsert(name, data, timeout=deadline_s))
+        self._call("flush", lambda client, deadline_s: client.flush(name, timeout=deadline_s))
 
     def delete(self, encoder: str, keys: Sequence[int]) -> None:
         """Forget rows, if they are there."""
         if keys and self._is_there(encoder):
-            self._call(lambda client: client.delete(self._name(encoder), ids=list(keys), timeout=self._timeout_s))
+            name, ids = self._name(encoder), list(keys)
+            self._call("delete", lambda client, deadline_s: client.delete(name, ids=ids, timeout=deadline_s))
 
     def count(self, encoder: str, low: int, high: int) -> int:
         """How many rows have low <= key < high."""
         if not self._is_there(encoder):
             return 0
-        name, where = self._name(encoder), f"pk >= {low} and pk < {high}"
-        answer = self._call(
-            lambda client: client.query(name, filter=where, output_fields=["count(*)"], timeout=self._timeout_s)
-        )
-        return int(answer[0]["count(*)"])
+
+        def query(kind: str, where: str, field: str, **options: int) -> list[dict[str, Any]]:
+            def ask(client: MilvusClient, deadline_s: float) -> list[dict[str, Any]]:
+                return list(client.query(self._name(encoder), where, [field], timeout=deadline_s, **options))
+
+            return self._call(kind, ask)
+
+        # Milvus Lite reads each row that a condition holds for, 4 s for 100,000, and counts all in 0.1 s. Nearly always
+        # there are no others; asked second, so that none can have come before the count.
+        count = query("count all", "", "count(*)")
+        if query("others", f"pk < {low} or pk >= {high}", "pk", limit=1):
+            count = query("count", f"pk >= {low} and pk < {high}", "count(*)")
+        return int(count[0]["count(*)"])
 
     def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
         """Every row with low <= key < high, in slices (keys, vectors), in no order."""
         if not self._is_there(encoder):
             return
         iterator = self._call(
-            lambda client: client.query_iterator(
+            "iterate",
+            lambda client, deadline_s: client.query_iterator(
                 self._name(encoder),
                 batch_size=_SCAN,
                 filter=f"pk >= {low} and pk < {high}",
                 output_fields=["pk", "vector"],
-                timeout=self._timeout_s,
-            )
+                timeout=max(deadline_s, self._deadline_s("next")),  # it keeps this for every slice
+            ),
         )
         try:
-            while rows := self._call(lambda _: iterator.next()):
+            while rows := self._call("next", lambda _, __: iterator.next()):
                 keys = np.fromiter((row["pk"] for row in rows), np.int64, len(rows))
                 yield keys, np.array([row["vector"] for row in rows], np.float32).astype(np.int16)
         finally:
@@ -236,9 +253,9 @@ class MilvusStore:
 
     def drop(self) -> None:
         """Forget every collection of this log."""
-        for name in self._call(lambda client: client.list_collections(timeout=self._timeout_s)):
+        for name in self._call("list", lambda client, deadline_s: client.list_collections(timeout=deadline_s)):
             if name.startswith(self._prefix):
-                self._call(lambda client, name=name: client.drop_collection(name, timeout=self._timeout_s))  # type: ignore[misc]
+                self._call("drop", lambda client, s, name=name: client.drop_collection(name, timeout=s))  # type: ignore[misc]
         self._known.clear()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pymilvus import MilvusClient
 
 from streams.decide.store import MOST_HITS, MemoryStore, MilvusStore, Row, Store
 from streams.decide.things import row_key
@@ -317,6 +318,39 @@ def test_a_new_client_after_a_restart_of_the_server_needs_nobody_to_load(milvus:
         assert len(store.search("one", rows[:1], 9, 0, 9)[0].keys) == 5
         store.drop()
     finally:
+        store.close()
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("call", ["search", "count", "scan"])
+def test_a_slow_call_gets_the_time_that_it_takes(
+    milvus: LocalStack, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """However quick the calls are that go before it, such as whether there is a collection."""
+    rows, name = vectors(19, 4000), uuid.uuid4().hex[:8]
+    first, connect = "streams.decide.store._FIRST_S", MilvusStore._connected
+
+    def connected(store: MilvusStore) -> MilvusClient:
+        with monkeypatch.context() as patient:
+            patient.setattr(first, 3.0)
+            return connect(store)
+
+    filler = MilvusStore(milvus.endpoints.milvus, "", 30.0, name)
+    fill(filler, rows)
+    monkeypatch.setattr(MilvusStore, "_connected", connected)
+    monkeypatch.setattr(first, 0.001)
+    store = MilvusStore(milvus.endpoints.milvus, "", 30.0, name)
+    calls: dict[str, Callable[[], object]] = {
+        "search": lambda: len(store.search("one", rows[:500], 1, 0, 4000)),
+        "count": lambda: store.count("one", 0, 500),
+        "scan": lambda: sum(len(keys) for keys, _ in store.scan("one", 0, 500)),
+    }
+    try:
+        assert retried(calls[call]) == 500
+    finally:
+        monkeypatch.undo()
+        filler.drop()
+        filler.close()
         store.close()
 
 
