@@ -59,7 +59,10 @@ async def measure(bench: Bench) -> list[Figure]:
         figures += await run.machinery(files[_WARM : _WARM + count])
         figures += await run.idle()
         figures += await run.latency(files[_WARM + count :], per_s / 2)
-        figures += await run.upserts(draw(count // 2, 2), per_s / 2)
+        files = draw(count // 2, 2)
+        first = len(files) // 4
+        catalogue, items_per_s = await run.catalogue(files[:first])
+        figures += catalogue + await run.upserts(files[first:], items_per_s / 2)
         figures.append(
             Figure("memory", "worker, both stages", peak_mb(worker), "MB", "most resident memory in this run", "600")
         )
@@ -159,6 +162,30 @@ class _Run:
             *percentiles(family, "publish to verdict", [at - v.submitted_at_ms for at, v in settled],
                          "from the generator's event to the verdict, encoder included", ("", "")),
         ]  # fmt: skip
+
+    async def catalogue(self, files: Sequence[bytes]) -> tuple[list[Figure], float]:
+        """A full load of items, until the last one stands in the log."""
+        self._bench.say(f"{len(files)} items at once")
+        at_ms, vectors = list[int](), 0
+
+        async def note(record: object) -> None:
+            nonlocal vectors
+            upsert = decode_record(record.value)  # type: ignore[attr-defined]
+            if upsert.kind == "upsert" and upsert.id.startswith("bulk"):
+                at_ms.append(record.timestamp)  # type: ignore[attr-defined]
+                vectors += sum(len(picture.vectors()) for picture in upsert.pictures)
+
+        async def all_there() -> bool:
+            return len(at_ms) == len(files)
+
+        settings, log = self._service.settings, self._service.topics.log
+        async with following(settings.kafka_bootstrap, log.name, note):
+            begin = time()
+            await self._service.update([(f"bulk-{n:05}", item(file)) for n, file in enumerate(files)])
+            await self._service.until(all_there, f"{len(files)} items are in the log", 300)
+        per_s = len(files) / (max(at_ms) / 1000 - begin)
+        meaning = f"one picture each, {vectors / len(files):.1f} vectors: half of them have windows"
+        return [Figure("catalogue, at full load", "items", per_s, "items/s", meaning)], per_s
 
     async def upserts(self, files: Sequence[bytes], per_s: float) -> list[Figure]:
         """How soon an upsert counts. As soon as its record stands in the log, a design with the same picture is put
