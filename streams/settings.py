@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     milvus_server_name: str = Field("", description="The name in Milvus's certificate; empty: the host of milvus_uri.")
     milvus_cert_file: Path | None = Field(None, description="Our own certificate (mutual TLS).")
     milvus_key_file: Path | None = Field(None, description="Its key, not encrypted.")
-    milvus_timeout_s: float = Field(10.0, gt=0, description="Deadline of one call to Milvus.")
+    milvus_timeout_s: float = Field(
+        10.0, gt=0, description="Longest deadline of one call to Milvus; each kind begins with 3 s."
+    )
     index: Literal["milvus", "memory"] = Field(
         "milvus", description="Where older rows are searched. Above 20,000 rows on Milvus Lite `memory` is faster."
     )

@@ -216,18 +216,18 @@ class MilvusStore:
         """How many rows have low <= key < high."""
         if not self._is_there(encoder):
             return 0
+        name = self._name(encoder)
 
-        def query(kind: str, where: str, field: str, **options: int) -> list[dict[str, Any]]:
-            def ask(client: MilvusClient, deadline_s: float) -> list[dict[str, Any]]:
-                return list(client.query(self._name(encoder), where, [field], timeout=deadline_s, **options))
-
-            return self._call(kind, ask)
+        def rows(kind: str, where: str, field: str, **options: int) -> list[dict[str, Any]]:
+            return self._call(
+                kind, lambda client, deadline_s: client.query(name, where, [field], timeout=deadline_s, **options)
+            )
 
         # Milvus Lite reads each row that a condition holds for, 4 s for 100,000, and counts all in 0.1 s. Nearly always
-        # there are no others; asked second, so that none can have come before the count.
-        count = query("count all", "", "count(*)")
-        if query("others", f"pk < {low} or pk >= {high}", "pk", limit=1):
-            count = query("count", f"pk >= {low} and pk < {high}", "count(*)")
+        # there are no others: asked second, so that those that were counted are seen.
+        count = rows("count all", "", "count(*)")
+        if rows("others", f"pk < {low} or pk >= {high}", "pk", limit=1):
+            count = rows("count", f"pk >= {low} and pk < {high}", "count(*)")
         return int(count[0]["count(*)"])
 
     def scan(self, encoder: str, low: int, high: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:

@@ -6,6 +6,7 @@ One worker process with both stages, as `design-dedup worker` starts it.
 from asyncio import sleep
 from collections.abc import Sequence
 from time import monotonic, time
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -60,9 +61,8 @@ async def measure(bench: Bench) -> list[Figure]:
         figures += await run.idle()
         figures += await run.latency(files[_WARM + count :], per_s / 2)
         files = draw(count // 2, 2)
-        first = len(files) // 4
-        catalogue, items_per_s = await run.catalogue(files[:first])
-        figures += catalogue + await run.upserts(files[first:], items_per_s / 2)
+        more, items_per_s = await run.catalogue(files[: count // 8])
+        figures += more + await run.upserts(files[count // 8 :], items_per_s / 2)
         figures.append(
             Figure("memory", "worker, both stages", peak_mb(worker), "MB", "most resident memory in this run", "600")
         )
@@ -168,11 +168,11 @@ class _Run:
         self._bench.say(f"{len(files)} items at once")
         at_ms, vectors = list[int](), 0
 
-        async def note(record: object) -> None:
+        async def note(record: Any) -> None:
             nonlocal vectors
-            upsert = decode_record(record.value)  # type: ignore[attr-defined]
+            upsert = decode_record(record.value)
             if upsert.kind == "upsert" and upsert.id.startswith("bulk"):
-                at_ms.append(record.timestamp)  # type: ignore[attr-defined]
+                at_ms.append(record.timestamp)
                 vectors += sum(len(picture.vectors()) for picture in upsert.pictures)
 
         async def all_there() -> bool:
@@ -195,8 +195,8 @@ class _Run:
         published: dict[str, int] = {}
         producer = Producer(settings.kafka_bootstrap, settings.max_message_bytes, {})
 
-        async def probe(record: object) -> None:
-            upsert = decode_record(record.value)  # type: ignore[attr-defined]
+        async def probe(record: Any) -> None:
+            upsert = decode_record(record.value)
             if upsert.kind == "upsert" and upsert.id.startswith("fresh"):
                 published[upsert.id] = upsert.submitted_at_ms
                 await producer.append(topics.log.name, [Message(None, encode_record(_probe(upsert)), 0)])
